@@ -1,0 +1,124 @@
+"""The VGG-16 convolution stages (Simonyan and Zisserman, 2015, configuration D).
+
+Thirteen 3×3 convolutions in five stages, each stage closed by 2×2 max pooling: the part of
+the ImageNet classifier that a fully convolutional network keeps (Long et al., 2015, §4.1).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Convolutions and channels of each stage, the channels in units of `base_channels`.
+STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
+
+
+class VGG16(nn.Module):
+    """The five convolution stages of VGG-16, without classifier and with random weights.
+
+    The convolutions are named ``conv1_1 … conv5_3``; each is 3×3 with padding 1 and a ReLU.
+
+    Args:
+        base_channels: Channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
+            VGG-16 has 64. Smaller networks are quick to test and to teach with.
+    """
+
+    def __init__(self, base_channels: int = 64) -> None:
+        super().__init__()
+        self.channels = tuple(base_channels * factor for _, factor in STAGES)
+        channels_in = 3
+        for stage, (depth, _) in enumerate(STAGES, start=1):
+            for position in range(1, depth + 1):
+                channels_out = self.channels[stage - 1]
+                conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+                he_init(conv, fan_in=channels_in * 9)
+                self.add_module(f"conv{stage}_{position}", conv)
+                channels_in = channels_out
+
+    def stages(self) -> Iterator[list[nn.Conv2d]]:
+        """The convolutions of each stage, shallowest first."""
+        for stage, (depth, _) in enumerate(STAGES, start=1):
+            yield [
+                self.get_submodule(f"conv{stage}_{position}")  # type: ignore[misc]
+                for position in range(1, depth + 1)
+            ]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Compute the pool outputs of all five stages.
+
+        Args:
+            x: Normalised RGB pictures, float [N, 3, H, W].
+
+        Returns:
+            pool1 … pool5, float [N, C_i, H // 2^i, W // 2^i]: strides 2, 4, 8, 16 and 32.
+        """
+        pools = []
+        for convs in self.stages():
+            for conv in convs:
+                x = F.relu(conv(x), inplace=True)
+            x = F.max_pool2d(x, kernel_size=2)
+            pools.append(x)
+        pool1, pool2, pool3, pool4, pool5 = pools
+        return pool1, pool2, pool3, pool4, pool5
+
+    @torch.no_grad()
+    def mean_activations(self, x: Tensor) -> list[float]:
+        """The mean of every convolution's output after its ReLU, conv1_1 first.
+
+        Args:
+            x: Normalised RGB pictures, float [N, 3, H, W], H and W at least 16.
+        """
+        means = []
+        for convs in self.stages():
+            for conv in convs:
+                x = F.relu(conv(x), inplace=True)
+                means.append(x.mean().item())
+            x = F.max_pool2d(x, kernel_size=2)
+        return means
+
+    @torch.no_grad()
+    def divide_activations(self, divisors: Sequence[float]) -> None:
+        """Rescale the weights so that each convolution's output is divided by its divisor.
+
+        ReLU and max pooling are positively homogeneous, f(a·x) = a·f(x) for a > 0, so dividing
+        one layer's weights and bias and multiplying the next layer's weights by the same
+        number changes nothing but the scale in between. Dividing by `mean_activations` gives
+        every layer unit mean activation: the normalised VGG of Gatys, Ecker and Bethge
+        ("A Neural Algorithm of Artistic Style", 2015, §Methods).
+
+        Args:
+            divisors: Thirteen positive numbers, conv1_1 first.
+
+        Raises:
+            ValueError: Not thirteen divisors, or one is not a positive finite number.
+        """
+        convs = [conv for stage in self.stages() for conv in stage]
+        if len(divisors) != len(convs):
+            raise ValueError(f"VGG-16 has {len(convs)} convolutions, not {len(divisors)}.")
+        if not all(0 < divisor < float("inf") for divisor in divisors):
+            raise ValueError(
+                "An activation to divide by is not a positive finite number: "
+                f"{', '.join(f'{divisor:.3g}' for divisor in divisors)}."
+            )
+        incoming = 1.0
+        for conv, divisor in zip(convs, divisors, strict=True):
+            conv.weight.mul_(incoming / divisor)
+            conv.bias.div_(divisor)  # type: ignore[union-attr]
+            incoming = divisor
+
+
+def he_init(layer: nn.Conv2d | nn.ConvTranspose2d, fan_in: float) -> None:
+    """Random weights that keep the variance through a ReLU (He et al., 2015), zero bias.
+
+    Args:
+        layer: The layer to initialise in place.
+        fan_in: How many products each of its outputs sums up.
+    """
+    # A network on the meta device is about to get its weights from a file. There is nothing to
+    # draw, and drawing nothing would make torch import its compiler, about a second.
+    if layer.weight.is_meta:
+        return
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Files on disk: writing them atomically, and finding those that ship with the package."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it once the block has succeeded.
+
+    A reader, or a process killed at any moment, sees either the old file or the whole new one.
+    When the block raises, the temporary file is removed and `path` stays as it was.
+
+    Example:
+        >>> with atomic_write("mask.json") as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("{}")
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def resource(name: str) -> Path:
+    """The path of a file that the project keeps at its top level and the wheel ships inside.
+
+    Args:
+        name: Path from the project's top, such as ``model_card.md`` or ``space/app.py``.
+
+    Raises:
+        FileNotFoundError: Neither an installed package nor a checkout holds it.
+    """
+    for root in (_PACKAGE, _PACKAGE.parent):
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"{name} is missing from this installation of fcn-hub.")

@@ -1,0 +1,444 @@
+"""FCN: the backbone, the decoder and everything needed to use them, as one Hub-native class.
+
+The network of Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
+Segmentation" (CVPR 2015), together with its class names, colours and normalisation. All of it
+travels in one folder or Hub repository: `config.json`, `model.safetensors` and the card.
+"""
+
+import inspect
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcn_hub.backbone import VGG16
+from fcn_hub.decoders import DeconvDecoder
+from fcn_hub.files import atomic_write
+from fcn_hub.hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, CheckpointError, fetch_file
+from fcn_hub.labels import LabelMap, LabelMapError
+
+CONFIG_VERSION = 1
+DECODERS = ("deconv",)
+
+# torchvision's VGG16_Weights.IMAGENET1K_V1 and .IMAGENET1K_FEATURES: one must not be fed with
+# the other's normalisation. Caffe's is 0..255 minus (123.68, 116.779, 103.939).
+TORCHVISION_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CAFFE_NORMALIZATION = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+
+# Mean activation after the ReLU of each convolution of the Caffe weights, conv1_1 first: the
+# average of what 24 pictures of PASCAL VOC 2012 and 24 of CamVid give, cut to 320×320.
+CAFFE_MEAN_ACTIVATIONS = (
+    *(19.1, 99.8),
+    *(161.0, 166.0),
+    *(207.0, 228.0, 140.0),
+    *(123.0, 66.8, 16.1),
+    *(17.2, 7.32, 0.80),
+)
+
+_MAX_CONFIG_BYTES = 16 * 2**20
+
+Self = TypeVar("Self", bound="FCN")
+
+
+class ConfigError(ValueError):
+    """A model configuration that cannot be used; the message names the key and what it takes."""
+
+
+class FCN(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="fcn-hub",
+    pipeline_tag="image-segmentation",
+    tags=["fcn", "vgg16", "semantic-segmentation"],
+    paper_url="https://arxiv.org/abs/1411.4038",
+):
+    """VGG fully convolutional network for semantic segmentation.
+
+    The constructor's arguments are the keys of config.json. The weights are random: see
+    `from_imagenet` for a pretrained backbone and `from_pretrained` for a trained network.
+
+    Args:
+        num_classes: Number of classes, 1 to 65,536.
+        decoder: ``"deconv"``, five learned upsampling steps with skips (`DeconvDecoder`).
+        skips: How many pool outputs the decoder adds, deepest first, 0 to 4.
+        base_channels: Channels of the first stage; VGG-16 has 64.
+        class_names: One unique name per class; ``class_0 …`` where None.
+        class_colors: One unique RGB triple (0..255) per class; made up where None.
+        ignore_index: The label of unlabelled pixels. Where None, 255, or the number of classes
+            where that is above 255.
+        image_mean: What `forward` expects to be subtracted from pictures in 0..1 RGB.
+        image_std: What `forward` expects them to be divided by after that.
+
+    Raises:
+        ConfigError: An argument has a wrong type or value.
+
+    Example:
+        >>> model = FCN(num_classes=21)
+        >>> model(torch.zeros(1, 3, 375, 500)).shape
+        torch.Size([1, 21, 375, 500])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        decoder: str = "deconv",
+        *,
+        skips: int = 4,
+        base_channels: int = 64,
+        class_names: Sequence[str] | None = None,
+        class_colors: Sequence[Sequence[int]] | None = None,
+        ignore_index: int | None = None,
+        image_mean: Sequence[float] = TORCHVISION_NORMALIZATION[0],
+        image_std: Sequence[float] = TORCHVISION_NORMALIZATION[1],
+    ) -> None:
+        super().__init__()
+        if decoder not in DECODERS:
+            raise ConfigError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}.")
+        self.decoder_name = decoder
+        self.num_classes = _integer("num_classes", num_classes, 1, 65_536)
+        self.skips = _integer("skips", skips, 0, 4)
+        self.base_channels = _integer("base_channels", base_channels, 1, 1024)
+        self.image_mean = _numbers("image_mean", image_mean, 0.0, 1.0)
+        self.image_std = _numbers("image_std", image_std, 1e-6, 1e6)
+        self.label_map = _label_map(self.num_classes, class_names, class_colors, ignore_index)
+        self.backbone = VGG16(self.base_channels)
+        self.decoder = DeconvDecoder(self.backbone.channels, self.num_classes, self.skips)
+        self._hub_mixin_config = self.config
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as they stand in config.json: flat and JSON-only."""
+        return {
+            "config_version": CONFIG_VERSION,
+            "num_classes": self.num_classes,
+            "decoder": self.decoder_name,
+            "skips": self.skips,
+            "base_channels": self.base_channels,
+            **self.label_map.to_config(),
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned values; 18,644,373 with 21 classes."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute one logit per class and pixel.
+
+        The network itself works on multiples of its stride, 32. Any other size is padded with
+        zeros (the mean colour) on the right and at the bottom, and the logits are cropped to
+        match, so that pixel (0, 0) always meets the same phase of the pooling grid.
+
+        Args:
+            x: Normalised RGB pictures, float [N, 3, H, W] with any H, W ≥ 1:
+                ``(picture / 255 - image_mean) / image_std``. `Segmenter` does it.
+
+        Returns:
+            Logits, float [N, num_classes, H, W].
+
+        Raises:
+            ValueError: x is not [N, 3, H, W].
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"Expected pictures as [N, 3, H, W], not {list(x.shape)}.")
+        height, width = x.shape[-2:]
+        stride = self.decoder.stride
+        x = F.pad(x, (0, -width % stride, 0, -height % stride))
+        return self.decoder(self.backbone(x))[..., :height, :width]
+
+    @classmethod
+    def from_imagenet(
+        cls: type[Self],
+        num_classes: int = 21,
+        decoder: str = "deconv",
+        *,
+        weights: str | Path = "caffe",
+        calibration: Tensor | None = None,
+        **config: Any,
+    ) -> Self:
+        """An untrained network on a backbone that has learned ImageNet, ready for training.
+
+        The Caffe weights' activations are huge and uneven, from 0.9 (conv5_3) to over 200
+        (conv3_2), which drowns the decoder's deep path wherever a skip is added. They are divided
+        by their mean, layer by layer (`VGG16.divide_activations`), which leaves the function
+        unchanged up to scale.
+
+        Args:
+            num_classes, decoder: As for the class.
+            weights: ``"torchvision"`` (VGG16_Weights.IMAGENET1K_V1), ``"caffe"`` (the original
+                weights, VGG16_Weights.IMAGENET1K_FEATURES), both downloaded by torchvision, or
+                the path of a safetensors file with ``convX_Y.weight`` and ``convX_Y.bias``. A
+                file is taken to hold Caffe-like weights (RGB, 0..255 minus the mean) unless
+                `image_mean` and `image_std` say otherwise.
+            calibration: RGB pictures, float 0..1 [N, 3, H, W], on which the mean activations to
+                divide by are measured. Where None, stored constants serve the Caffe
+                normalisation, and weights with any other are left as they are.
+            **config: Further arguments of the class.
+
+        Raises:
+            CheckpointError: The file is missing, corrupt, or not VGG-16.
+        """
+        normalization = (
+            TORCHVISION_NORMALIZATION if weights == "torchvision" else CAFFE_NORMALIZATION
+        )
+        config = {"image_mean": normalization[0], "image_std": normalization[1], **config}
+        model = cls(num_classes, decoder, **config)
+        if weights in ("torchvision", "caffe"):
+            state = _torchvision_vgg16(str(weights), model.backbone)
+        else:
+            state = _read_safetensors(Path(weights), model.backbone, torch.float32, None)
+        model.backbone.load_state_dict(state)
+        if calibration is not None:
+            mean = torch.tensor(model.image_mean).view(3, 1, 1)
+            std = torch.tensor(model.image_std).view(3, 1, 1)
+            divisors: Sequence[float] = model.backbone.mean_activations((calibration - mean) / std)
+            model.backbone.divide_activations(divisors)
+        elif (model.image_mean, model.image_std) == CAFFE_NORMALIZATION:
+            model.backbone.divide_activations(CAFFE_MEAN_ACTIVATIONS)
+        return model
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls: type[Self],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
+    ) -> Self:
+        """Load a trained network from a folder or from the Hub, in eval mode.
+
+        Only config.json and model.safetensors are read. Every tensor must be there, with the
+        right shape, and no other. On the CPU, tensors that need no conversion are mapped from
+        the file, not copied: changing them in memory never changes the file.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or a Hub id such as ``owner/name``.
+            revision: Branch, tag or commit on the Hub; ``main`` where None.
+            token, cache_dir, force_download, local_files_only: As for
+                `huggingface_hub.hf_hub_download`.
+            device: Where the tensors go; the CPU where None.
+            dtype: Floating-point type of the tensors, or ``"auto"`` for the file's own.
+                Checkpoints are often stored in half precision; float32 holds those exactly.
+
+        Raises:
+            CheckpointError: Not found, no permission, corrupt, or tensors that do not fit.
+            ConfigError: config.json is not a configuration that this version understands.
+        """
+        fetch = partial(
+            fetch_file,
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        config = _read_config(fetch(CONFIG_NAME))
+        _check_config_keys(config, cls)
+        # On the meta device nothing is allocated or drawn at random; the file's tensors then
+        # become the parameters.
+        with torch.device("meta"):
+            model = cls(**{key: config[key] for key in config if key != "config_version"})
+        target = None if dtype == "auto" else dtype
+        state = _read_safetensors(fetch(WEIGHTS_NAME), model, target, device)
+        model.load_state_dict(state, strict=True, assign=True)
+        return model.eval()
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        config: dict[str, Any] | None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write config.json, model.safetensors and, where there is none yet, the card README.md.
+
+        Each file is written whole or not at all. Tensors keep their type: `model.half()` first
+        makes a file of half the size.
+
+        Args:
+            save_directory: Folder to write to; made if need be.
+            config: Only there for the mixin's sake; must equal the model's own.
+            repo_id, push_to_hub, **push_to_hub_kwargs: Push to the Hub as well, as `push_to_hub`.
+            model_card_kwargs: Further values for the card's template.
+
+        Returns:
+            The commit's URL where pushed, else None.
+        """
+        if config is not None and config != self.config:
+            raise ConfigError("A model's configuration is its own; build another FCN to change it.")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        with atomic_write(folder / CONFIG_NAME) as temporary:
+            text = json.dumps(self.config, indent=2, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        if not (folder / CARD_NAME).exists():
+            card = self.generate_model_card(**(model_card_kwargs or {}))
+            with atomic_write(folder / CARD_NAME) as temporary:
+                temporary.write_text(str(card), encoding="utf-8")
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(
+            repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+        )
+
+    def generate_model_card(self, **values: Any) -> ModelCard:  # type: ignore[override]
+        """The card that `save_pretrained` writes; see `fcn_hub.card`."""
+        from fcn_hub.card import render_card
+
+        return render_card(self, **values)
+
+
+def _integer(key: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{key} must be an integer in {least}..{most}, not {value!r}.")
+    return value
+
+
+def _numbers(key: str, values: Any, least: float, most: float) -> tuple[float, ...]:
+    is_triple = isinstance(values, list | tuple) and len(values) == 3
+    if not is_triple or not all(
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and least <= value <= most
+        for value in values
+    ):
+        raise ConfigError(
+            f"{key} must be three numbers (red, green, blue) in {least:g}..{most:g}, not {values!r}."
+        )
+    return tuple(float(value) for value in values)
+
+
+def _label_map(num_classes: int, names: Any, colors: Any, ignore_index: Any) -> LabelMap:
+    if names is None:
+        names = [f"class_{index}" for index in range(num_classes)]
+    try:
+        label_map = LabelMap.from_names(names, colors, ignore_index)
+    except LabelMapError as error:
+        raise ConfigError(str(error)) from None
+    if len(label_map) != num_classes:
+        raise ConfigError(f"num_classes is {num_classes} but there are {len(label_map)} names.")
+    return label_map
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than {_MAX_CONFIG_BYTES // 2**20} MiB.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path} is not valid JSON.") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must hold a JSON object.")
+    return config
+
+
+def _check_config_keys(config: dict[str, Any], cls: type[FCN]) -> None:
+    version = config.get("config_version", CONFIG_VERSION)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ConfigError(f"config_version must be a positive integer, not {version!r}.")
+    if version > CONFIG_VERSION:
+        raise ConfigError(
+            f"The model's config_version is {version}, this fcn-hub reads up to {CONFIG_VERSION}. "
+            "Upgrade with `pip install --upgrade fcn-hub`."
+        )
+    known = {"config_version", *inspect.signature(cls).parameters}
+    if unknown := sorted(set(config) - known):
+        raise ConfigError(
+            f"config.json has unknown keys: {_listing(unknown)}; known are: "
+            f"{_listing(sorted(known), most=len(known))}."
+        )
+    if "num_classes" not in config:
+        raise ConfigError("config.json lacks num_classes; it does not describe an FCN.")
+
+
+def _read_safetensors(
+    path: Path, module: nn.Module, dtype: torch.dtype | None, device: str | torch.device | None
+) -> dict[str, Tensor]:
+    """The tensors of a file that must hold exactly the state dict of `module`.
+
+    The header is checked before any tensor is read. Floating-point tensors come as `dtype`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    expected = module.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, shapes, {name: list(t.shape) for name, t in expected.items()})
+            state = {}
+            for name in shapes:
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() != expected[name].is_floating_point():
+                    raise CheckpointError(f"{path} holds {name} as {tensor.dtype}.")
+                to = dtype if tensor.is_floating_point() else None
+                state[name] = tensor.to(device=device, dtype=to)
+            return state
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is corrupt or not a safetensors file: {error}.") from None
+
+
+def _check_shapes(path: Path, found: dict[str, list[int]], expected: dict[str, list[int]]) -> None:
+    faults = []
+    if missing := [name for name in expected if name not in found]:
+        faults.append(f"missing {_listing(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        faults.append(f"unexpected {_listing(unexpected)}")
+    if mismatched := [
+        f"{name} {found[name]} instead of {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]:
+        faults.append(f"mismatched {_listing(mismatched)}")
+    if faults:
+        raise CheckpointError(f"The tensors of {path} do not fit the network: {'; '.join(faults)}.")
+
+
+def _listing(items: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def _torchvision_vgg16(name: str, backbone: VGG16) -> dict[str, Tensor]:
+    """torchvision's weights under the backbone's names; downloads them on first use."""
+    from torchvision.models import VGG16_Weights
+
+    enum = {
+        "torchvision": VGG16_Weights.IMAGENET1K_V1,
+        "caffe": VGG16_Weights.IMAGENET1K_FEATURES,
+    }[name]
+    try:
+        source = enum.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"Could not download {enum.url}: {error}.") from None
+    # torchvision numbers convolutions, ReLUs and poolings as one sequence, "features.N".
+    indices = sorted({int(key.split(".")[1]) for key in source if key.startswith("features.")})
+    names = [name for name, child in backbone.named_children() if isinstance(child, nn.Conv2d)]
+    return {
+        f"{name}.{kind}": source[f"features.{index}.{kind}"].float()
+        for name, index in zip(names, indices, strict=True)
+        for kind in ("weight", "bias")
+    }

@@ -1,0 +1,433 @@
+"""Segmenter: the road from a picture to a `Segmentation`.
+
+It owns everything between the two: opening, resizing, normalising, batching, tiling of pictures
+that are too large for one pass, and turning logits into class indices and confidences.
+"""
+
+import copy
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcn_hub.images import ImageError, ImageSource, open_image
+from fcn_hub.model import FCN
+from fcn_hub.segmentation import Segmentation
+
+# Neighbouring tiles share this many pixels. The outer quarter of it on each side, where a tile
+# sees least around it, is left to the neighbour; over the middle half the two are blended.
+TILE_OVERLAP = 256
+_MIN_TILE = 3 * TILE_OVERLAP  # smaller, and tiles would meet more than their neighbours
+_STRIDE = 32
+
+# Logits are turned into labels this many values at a time, which bounds the extra memory.
+_BLOCK_VALUES = 2**24
+
+
+class _Maps(NamedTuple):
+    """The label map and the confidence of one picture while they are filled in."""
+
+    label_map: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def empty(cls, height: int, width: int, num_classes: int) -> "_Maps":
+        label_type = np.uint8 if num_classes <= 256 else np.uint16
+        return cls(np.empty((height, width), label_type), np.empty((height, width), np.float32))
+
+    def classify(self, logits: Tensor, y: int, x: int) -> None:
+        """Fill in from the logits [C, h, w] of the area whose top left corner is (y, x)."""
+        channels, height, width = logits.shape
+        step = max(1, _BLOCK_VALUES // (channels * width))
+        for top in range(0, height, step):
+            block = logits[:, top : top + step].float()
+            best, label = block.max(dim=0)
+            confidence = (best - block.logsumexp(dim=0)).exp_().clamp_(0, 1)
+            area = np.s_[y + top : y + top + block.shape[1], x : x + width]
+            self.label_map[area] = label.cpu().numpy()
+            self.confidence[area] = confidence.cpu().numpy()
+
+
+class Segmenter:
+    """Segments pictures of any size and kind with an FCN.
+
+    Safe to call from several threads; the network runs for one of them at a time.
+
+    Args:
+        model: The network. A copy of it is used, so training it further has no effect here.
+        device: ``"auto"`` (CUDA, then MPS, then the CPU) or any torch device.
+        dtype: ``"auto"`` (bfloat16 where the hardware computes in it, else float32), or a
+            floating-point torch dtype or its name. Batch norm always runs in float32.
+        max_side: The longest side, in pixels, at which the network sees a picture; larger ones
+            are scaled down for it. None, the default, keeps every picture at its own size.
+            Results have the picture's own size either way.
+        pixel_budget: Pixels that pass through the network at once. A picture above it is
+            processed in overlapping tiles, blended where they meet.
+        max_pixels, max_bytes: Limits on pictures, as for `open_image`.
+
+    Raises:
+        ValueError: An argument has a wrong value, or the device is not there.
+
+    Example:
+        >>> segmenter = Segmenter.from_pretrained("owner/name")  # doctest: +SKIP
+        >>> segmenter("photo.jpg").overlay(legend=True).save("overlay.png")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: FCN,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        *,
+        max_side: int | None = None,
+        pixel_budget: int = 2 * 2**20,
+        max_pixels: int = 64_000_000,
+        max_bytes: int = 64 * 2**20,
+    ) -> None:
+        if max_side is not None and max_side < 1:
+            raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+        if pixel_budget < _MIN_TILE**2:
+            raise ValueError(f"pixel_budget must be at least {_MIN_TILE**2}, not {pixel_budget}.")
+        self.device = _resolve_device(device)
+        self.dtype = _resolve_dtype(dtype, self.device)
+        self.max_side = max_side
+        self.pixel_budget = pixel_budget
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
+        self.labels = model.label_map
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.float()
+        self._mean = torch.tensor(model.image_mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(model.image_std, device=self.device).view(3, 1, 1)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> "Segmenter":
+        """A segmenter with a model from a folder or the Hub; see `FCN.from_pretrained`.
+
+        Args:
+            **options: Further arguments of the class.
+        """
+        model = FCN.from_pretrained(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        return cls(model, device, dtype, **options)
+
+    def __call__(self, picture: ImageSource) -> Segmentation:
+        """Segment one picture.
+
+        Args:
+            picture: Path, bytes, binary file object, PIL image, or uint8 array [H, W, 3] (RGB).
+
+        Raises:
+            ImageError: The picture cannot be opened or exceeds a limit.
+        """
+        return self._segment([self._open(picture)])[0]
+
+    @overload
+    def stream(
+        self, pictures: Iterable[ImageSource], *, batch_size: int = 8
+    ) -> Iterator[Segmentation]: ...
+
+    @overload
+    def stream(
+        self, pictures: Iterable[ImageSource], *, batch_size: int = 8, errors: Literal["raise"]
+    ) -> Iterator[Segmentation]: ...
+
+    @overload
+    def stream(
+        self, pictures: Iterable[ImageSource], *, batch_size: int = 8, errors: Literal["yield"]
+    ) -> Iterator[Segmentation | ImageError]: ...
+
+    def stream(
+        self,
+        pictures: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Segmentation | ImageError]:
+        """Segment many pictures, in order, decoding the next ones while the network works.
+
+        Pictures of one size share a batch. A result does not depend on what shares its batch
+        (beyond floating-point rounding), nor on `batch_size`. No more than three batches of
+        pictures are held at once, whatever the length of `pictures`.
+
+        Args:
+            pictures: Any number of pictures, each as for a single call.
+            batch_size: Most pictures to pass through the network at once.
+            errors: With ``"yield"``, a picture that cannot be opened yields its ImageError in
+                its place instead of ending the stream.
+
+        Raises:
+            ImageError: A picture cannot be opened, with ``errors="raise"``.
+            ValueError: batch_size is below 1 or errors is something else.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if errors not in ("raise", "yield"):
+            raise ValueError(f"errors must be 'raise' or 'yield', not {errors!r}.")
+        return self._stream(iter(pictures), batch_size, errors == "yield")
+
+    def _stream(
+        self, pictures: Iterator[ImageSource], batch_size: int, yield_errors: bool
+    ) -> Iterator[Segmentation | ImageError]:
+        pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fcn-hub-decode")
+        pending: deque[Future[Image.Image]] = deque()
+        try:
+            while True:
+                wanted = 2 * batch_size - len(pending)
+                pending.extend(pool.submit(self._open, p) for p in islice(pictures, wanted))
+                if not pending:
+                    return
+                batch: list[Image.Image | ImageError] = []
+                while pending and len(batch) < batch_size:
+                    try:
+                        batch.append(pending.popleft().result())
+                    except ImageError as error:
+                        if not yield_errors:
+                            raise
+                        batch.append(error)
+                segmented = iter(self._segment([i for i in batch if isinstance(i, Image.Image)]))
+                for item in batch:
+                    yield item if isinstance(item, ImageError) else next(segmented)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _open(self, picture: ImageSource) -> Image.Image:
+        return open_image(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+
+    @torch.inference_mode()
+    def _segment(self, images: Sequence[Image.Image]) -> list[Segmentation]:
+        results: dict[int, Segmentation] = {}
+        for indices in self._batches([self._network_size(image) for image in images]):
+            group = [images[index] for index in indices]
+            with self._lock:
+                if len(group) == 1 and self._pixels(group[0]) > self.pixel_budget:
+                    maps = [self._classify_tiled(group[0])]
+                else:
+                    maps = self._classify_whole(group)
+            for index, each in zip(indices, maps, strict=True):
+                results[index] = Segmentation(images[index], *each, self.labels)
+        return [results[index] for index in range(len(images))]
+
+    def _batches(self, sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+        """Indices of pictures that pass through the network together: of one size, in budget."""
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(sizes):
+            by_size.setdefault(size, []).append(index)
+        for (width, height), indices in by_size.items():
+            step = max(1, self.pixel_budget // (width * height))
+            yield from (indices[start : start + step] for start in range(0, len(indices), step))
+
+    def _network_size(self, image: Image.Image) -> tuple[int, int]:
+        """Width and height at which the network sees a picture."""
+        longest = max(image.size)
+        if self.max_side is None or longest <= self.max_side:
+            return image.size
+        width, height = (max(1, round(side * self.max_side / longest)) for side in image.size)
+        return width, height
+
+    def _pixels(self, image: Image.Image) -> int:
+        width, height = self._network_size(image)
+        return width * height
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        size = self._network_size(image)
+        return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+    def _logits(self, pictures: np.ndarray) -> Tensor:
+        """uint8 [N, H, W, 3] through the network: float [N, num_classes, H, W] in `dtype`."""
+        x = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
+        x = ((x / 255 - self._mean) / self._std).to(self.dtype)
+        return self.model(x.contiguous(memory_format=torch.channels_last))
+
+    def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
+        logits = self._logits(np.stack([np.asarray(self._resized(image)) for image in images]))
+        return [self._classify(one, image) for image, one in zip(images, logits, strict=True)]
+
+    def _classify_tiled(self, image: Image.Image) -> _Maps:
+        resized = self._resized(image)
+        tiles = blended_tiles(
+            resized.height,
+            resized.width,
+            self.pixel_budget,
+            lambda y0, y1, x0, x1: self._logits(np.array(resized.crop((x0, y0, x1, y1)))[None])[0],
+        )
+        if resized is image:
+            maps = _Maps.empty(image.height, image.width, len(self.labels))
+            for y, x, logits in tiles:
+                maps.classify(logits, y, x)
+            return maps
+        whole = torch.empty(len(self.labels), resized.height, resized.width, device=self.device)
+        for y, x, logits in tiles:
+            whole[:, y : y + logits.shape[1], x : x + logits.shape[2]] = logits
+        return self._classify(whole, image)
+
+    def _classify(self, logits: Tensor, image: Image.Image) -> _Maps:
+        """The maps of an image at its own size from its logits [C, h, w] at any size."""
+        maps = _Maps.empty(image.height, image.width, len(self.labels))
+        for y, rows in _upsampled_rows(logits, image.height, image.width):
+            maps.classify(rows, y, 0)
+        return maps
+
+
+def _upsampled_rows(logits: Tensor, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
+    """Logits [C, h, w] brought to [C, height, width] bilinearly, a few rows at a time.
+
+    Full-size class logits of a large picture would take gigabytes. Bilinear interpolation is
+    separable: all columns first, then each block of rows between the two nearest ones.
+    """
+    if logits.shape[1:] == (height, width):
+        yield 0, logits
+        return
+    small = logits.shape[1]
+    columns = F.interpolate(
+        logits[None].float(), size=(small, width), mode="bilinear", align_corners=False
+    )[0]
+    step = max(1, _BLOCK_VALUES // (logits.shape[0] * width))
+    for top in range(0, height, step):
+        rows = torch.arange(top, min(top + step, height), device=logits.device)
+        source = ((rows + 0.5) * (small / height) - 0.5).clamp(0, small - 1)
+        above = source.floor().long()
+        below = (above + 1).clamp(max=small - 1)
+        weight = (source - above)[:, None]
+        yield top, torch.lerp(columns[:, above], columns[:, below], weight)
+
+
+def blended_tiles(
+    height: int, width: int, pixel_budget: int, logits_of: Callable[[int, int, int, int], Tensor]
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Logits of a large picture, computed tile by tile and blended where tiles overlap.
+
+    Every pixel comes out exactly once, in rectangles, and only what later tiles still add to is
+    kept: memory grows with the picture's width, not with its area. Tiles start at multiples of
+    the network's stride, so each pixel meets the same phase of the pooling grid as in one pass.
+
+    Args:
+        height, width: The picture's size in pixels.
+        pixel_budget: Most pixels of a tile, give or take one stride of height and width.
+        logits_of: Gives the logits [C, y1 - y0, x1 - x0] of the area (y0, y1, x0, x1).
+
+    Yields:
+        y, x and blended logits, float32 [C, h, w], of the area with that top left corner.
+    """
+    side = int(pixel_budget**0.5)
+    tall = _spans(height, pixel_budget // min(width, side))
+    wide = _spans(width, pixel_budget // min(height, side))
+    above: Tensor | None = None  # what the row of tiles above adds to this one, [C, overlap, W]
+    for y0, y1 in tall:
+        shared_above = TILE_OVERLAP if y0 > 0 else 0
+        shared_below = TILE_OVERLAP if y1 < height else 0
+        below: Tensor | None = None
+        left: Tensor | None = None  # what the tile to the left adds to this one
+        for x0, x1 in wide:
+            shared_left = TILE_OVERLAP if x0 > 0 else 0
+            shared_right = TILE_OVERLAP if x1 < width else 0
+            logits = logits_of(y0, y1, x0, x1).float()
+            logits = logits * _window(y1 - y0, shared_above, shared_below).to(logits)[:, None]
+            logits = logits * _window(x1 - x0, shared_left, shared_right).to(logits)
+            if above is not None:  # the columns shared with the left tile hold it already
+                logits[:, :shared_above, shared_left:] += above[:, :, x0 + shared_left : x1]
+            if left is not None:
+                logits[:, :, :shared_left] += left
+            done_y, done_x = y1 - y0 - shared_below, x1 - x0 - shared_right
+            left = logits[:, :, done_x:].clone()
+            if shared_below:
+                if below is None:
+                    below = logits.new_empty(logits.shape[0], shared_below, width)
+                below[:, :, x0 : x0 + done_x] = logits[:, done_y:, :done_x]
+            yield y0, x0, logits[:, :done_y, :done_x]
+        above = below
+
+
+def _spans(length: int, tile: int) -> list[tuple[int, int]]:
+    """Starts and ends of tiles that cover `length` pixels, each sharing TILE_OVERLAP with the
+    next; the steps between them are even and multiples of the network's stride.
+    """
+    if length <= tile:
+        return [(0, length)]
+    fresh = length - TILE_OVERLAP
+    count = -(-fresh // (tile - TILE_OVERLAP))
+    step = -(-fresh // (count * _STRIDE)) * _STRIDE
+    return [(start, min(start + step + TILE_OVERLAP, length)) for start in range(0, fresh, step)]
+
+
+def _window(length: int, shared_before: int, shared_after: int) -> Tensor:
+    """Weights [length] of a tile along one axis; those of two neighbours add up to one."""
+    weights = torch.ones(length)
+    if shared_before:
+        weights[:shared_before] = _ramp(shared_before)
+    if shared_after:
+        weights[length - shared_after :] = 1 - _ramp(shared_after)
+    return weights
+
+
+def _ramp(length: int) -> Tensor:
+    """From 0 to 1 over the middle half of `length` pixels."""
+    margin = length // 4
+    return ((torch.arange(length) + 0.5 - margin) / (length - 2 * margin)).clamp(0, 1)
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, TypeError):
+        raise ValueError(f"The device {device!r} is not available here.") from None
+    return resolved
+
+
+def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+        raise ValueError(
+            f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', not {dtype!r}."
+        )
+    return resolved
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself does, which is where bfloat16 is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Private, but the only question torch answers here: oneDNN's own check also says yes
+        # where bfloat16 is only emulated.
+        supports = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return bool(supports())
+    return False

@@ -1,0 +1,161 @@
+"""The pages of docs/ can not rot: their programs run, their numbers and links hold.
+
+On every page the ```python blocks are executed in order, in one namespace. Where a ```text block
+follows directly, it is exactly what the program prints. A block that can not run here, because it
+needs the network or a trained model, is opened with ```python no-run.
+"""
+
+import contextlib
+import io
+import re
+import runpy
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcn_hub import FCN
+from fcn_hub.backbone import CAFFE_MEAN_ACTIVATIONS, STAGES
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@dataclass
+class Block:
+    """A fenced block: what its opening fence says, its text, and the line where that starts."""
+
+    info: str
+    text: str
+    first_line: int
+    follows_directly: bool  # nothing but empty lines since the block before
+
+
+def blocks(markdown: str) -> list[Block]:
+    found: list[Block] = []
+    end_of_last = 0
+    for match in re.finditer(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", markdown, re.M | re.S):
+        between = markdown[end_of_last : match.start()]
+        first_line = markdown.count("\n", 0, match.start(2)) + 1
+        directly = bool(found) and not between.strip()
+        found.append(Block(match[1].strip(), match[2], first_line, directly))
+        end_of_last = match.end()
+    return found
+
+
+def run(block: Block, page: Path, namespace: dict[str, object]) -> str:
+    """Execute a block and return what it prints; a traceback names the page's own lines."""
+    code = compile("\n" * (block.first_line - 1) + block.text, str(page), "exec")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, namespace)
+    return output.getvalue()
+
+
+@every_page
+def test_programs_run_and_print_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    printed: str | None = None
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.info == "python":
+            printed = run(block, page, namespace)
+        else:
+            if block.info == "text" and block.follows_directly and printed is not None:
+                assert printed == block.text, f"{page.name}, line {block.first_line}"
+            printed = None
+
+
+def test_blocks_are_told_apart() -> None:
+    page = "```python\nprint(1)\n```\n\n```text\n1\n```\nprose\n```python no-run\nx\n```\n"
+
+    assert blocks(page) == [
+        Block("python", "print(1)\n", 2, False),
+        Block("text", "1\n", 6, True),
+        Block("python no-run", "x\n", 10, False),
+    ]
+
+
+@every_page
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    files = [target.split("#")[0] for target in targets if "://" not in target]
+
+    missing = [file for file in files if file and not (page.parent / file).exists()]
+
+    assert not missing
+
+
+def test_the_table_of_stages_is_the_real_network() -> None:
+    with torch.device("meta"):  # shapes without values: nothing is computed
+        model = FCN(num_classes=21)
+    stages: list[tuple[str, ...]] = []
+
+    def stage(name: str, output: torch.Tensor, parameters: int) -> None:
+        _, channels, height, width = output.shape
+        stride, size = 512 // height, f"{height}×{width}"
+        stages.append((name, str(channels), str(stride), size, f"{parameters:,}"))
+
+    def count(*modules: torch.nn.Module) -> int:
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+    decoded: dict[str, torch.Tensor] = {}
+    for name, module in model.decoder.named_children():
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: decoded.update({name: output})
+        )
+    pools = model.backbone(torch.empty(1, 3, 512, 512, device="meta"))
+    model.decoder(pools)
+    for number, (pool, convs) in enumerate(zip(pools, model.backbone.stages(), strict=True), 1):
+        stage(f"pool{number}", pool, count(*convs))
+    for number in range(1, 6):
+        layers = [model.decoder.get_submodule(f"{kind}{number}") for kind in ("deconv", "bn")]
+        stage(f"deconv{number}", decoded[f"bn{number}"], count(*layers))
+    stage("classifier", decoded["classifier"], count(model.decoder.classifier))
+
+    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    rows = [
+        tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))
+        for line in page.splitlines()
+        if re.match(r"\| `(pool|deconv|classifier)", line)
+    ]
+    # Name, channels, stride, size, parameters: all columns but the operation, which is words.
+    assert [(row[0], *row[2:]) for row in rows] == stages
+    assert sum(int(row[-1].replace(",", "")) for row in rows) == model.num_parameters == 18_644_373
+
+
+def test_the_table_of_mean_activations_is_the_one_in_use() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| mean \|(.*)\|$", page, re.M)
+
+    # The last convolution of each stage: what its pooling takes in.
+    last = [count - 1 for count in accumulate(depth for depth, _ in STAGES)]
+    expected = [CAFFE_MEAN_ACTIVATIONS[index] for index in last]
+    assert [float(cell) for cell in row.split("|")] == expected
+
+
+@pytest.mark.parametrize("figure", sorted(FIGURES.glob("*.svg")), ids=lambda figure: figure.stem)
+def test_figures_are_well_formed(figure: Path) -> None:
+    assert ET.parse(figure).getroot().tag.endswith("svg")
+
+
+def test_figures_can_be_drawn_again(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    draw = runpy.run_path(str(ROOT / "scripts" / "draw_figures.py"))["draw"]
+
+    for attempt in ("first", "second"):
+        draw(tmp_path / attempt)
+
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    again = {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
+    assert drawn == again
+    assert set(drawn) <= {path.name for path in FIGURES.iterdir()}

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fcn_hub.checkpoint import CheckpointError as CheckpointError
+    from fcn_hub.checkpoint import ConfigError as ConfigError
     from fcn_hub.images import ImageError as ImageError
     from fcn_hub.images import open_image as open_image
     from fcn_hub.labels import LabelMap as LabelMap
     from fcn_hub.labels import LabelMapError as LabelMapError
     from fcn_hub.model import FCN as FCN
-    from fcn_hub.model import CheckpointError as CheckpointError
-    from fcn_hub.model import ConfigError as ConfigError
     from fcn_hub.segmentation import LegendEntry as LegendEntry
     from fcn_hub.segmentation import Segmentation as Segmentation
     from fcn_hub.segmenter import Segmenter as Segmenter
 
 _HOME = {
     "FCN": "model",
-    "CheckpointError": "model",
-    "ConfigError": "model",
+    "CheckpointError": "checkpoint",
+    "ConfigError": "checkpoint",
     "Segmenter": "segmenter",
     "Segmentation": "segmentation",
     "LegendEntry": "segmentation",

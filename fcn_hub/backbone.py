@@ -15,6 +15,22 @@ from torch.nn import functional as F
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 
 
+# torchvision's VGG16_Weights.IMAGENET1K_V1 and .IMAGENET1K_FEATURES: one must not be fed with
+# the other's normalisation. Caffe's is 0..255 minus (123.68, 116.779, 103.939).
+TORCHVISION_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CAFFE_NORMALIZATION = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+
+# Mean activation after the ReLU of each convolution of the Caffe weights, conv1_1 first: the
+# average of what 24 pictures of PASCAL VOC 2012 and 24 of CamVid give, cut to 320×320.
+CAFFE_MEAN_ACTIVATIONS = (
+    *(19.1, 99.8),
+    *(161.0, 166.0),
+    *(207.0, 228.0, 140.0),
+    *(123.0, 66.8, 16.1),
+    *(17.2, 7.32, 0.80),
+)
+
+
 class VGG16(nn.Module):
     """The five convolution stages of VGG-16, without classifier and with random weights.
 
@@ -85,8 +101,9 @@ class VGG16(nn.Module):
         ReLU and max pooling are positively homogeneous, f(a·x) = a·f(x) for a > 0, so dividing
         one layer's weights and bias and multiplying the next layer's weights by the same
         number changes nothing but the scale in between. Dividing by `mean_activations` gives
-        every layer unit mean activation: the normalised VGG of Gatys, Ecker and Bethge
-        ("A Neural Algorithm of Artistic Style", 2015, §Methods).
+        every layer unit mean activation: the normalised VGG of Gatys, Ecker and Bethge ("Image
+        Style Transfer Using Convolutional Neural Networks", CVPR 2016, §2), who scale every
+        filter on its own where this scales whole layers.
 
         Args:
             divisors: Thirteen positive numbers, conv1_1 first.
@@ -122,3 +139,30 @@ def he_init(layer: nn.Conv2d | nn.ConvTranspose2d, fan_in: float) -> None:
         return
     nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def torchvision_state_dict(weights: str) -> dict[str, Tensor]:
+    """ImageNet weights as a state dict of `VGG16`, downloaded by torchvision on first use.
+
+    Args:
+        weights: ``"torchvision"`` (VGG16_Weights.IMAGENET1K_V1, to be fed with
+            `TORCHVISION_NORMALIZATION`) or ``"caffe"`` (VGG16_Weights.IMAGENET1K_FEATURES, the
+            authors' own, to be fed with `CAFFE_NORMALIZATION`).
+
+    Raises:
+        OSError: The download failed.
+    """
+    from torchvision.models import VGG16_Weights
+
+    source = {
+        "torchvision": VGG16_Weights.IMAGENET1K_V1,
+        "caffe": VGG16_Weights.IMAGENET1K_FEATURES,
+    }[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
+    # torchvision numbers convolutions, ReLUs and poolings in one sequence, "features.N".
+    numbers = sorted({int(key.split(".")[1]) for key in source if key.startswith("features.")})
+    names = [f"conv{s}_{p}" for s, (depth, _) in enumerate(STAGES, 1) for p in range(1, depth + 1)]
+    return {
+        f"{name}.{kind}": source[f"features.{number}.{kind}"].float()
+        for name, number in zip(names, numbers, strict=True)
+        for kind in ("weight", "bias")
+    }

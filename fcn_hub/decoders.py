@@ -2,11 +2,12 @@
 
 `DeconvDecoder` doubles the resolution five times with learned transposed convolutions and adds
 the pool output of the same size after each: the skip connections of Long et al. (2015, §4.2),
-added between feature maps instead of between scores. This is the decoder of the widely copied
+added between feature maps instead of between scores, as in the widely copied
 pochih/FCN-pytorch.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +25,9 @@ class DeconvDecoder(nn.Module):
     Args:
         channels: Channels of pool1 … pool5; those of the last step are half of pool1's.
         num_classes: Number of logits per pixel.
-        skips: How many pool outputs are added, deepest first, 0 to 4. FCN-pytorch names the
-            networks with 0, 1, 2 and 4 of them FCN32s, FCN16s, FCN8s and FCNs.
+        skips: How many pool outputs are added, deepest first, 0 to 4. With 0, 1 and 2 of them
+            this is FCN-pytorch's FCN32s, FCN16s and FCN8s. Its FCNs has the same tensors as 4
+            but normalises before each addition.
     """
 
     stride = 32
@@ -35,7 +37,7 @@ class DeconvDecoder(nn.Module):
         self.skips = skips
         pool1, pool2, pool3, pool4, pool5 = channels
         widths = (pool5, pool4, pool3, pool2, pool1, max(1, pool1 // 2))
-        for step, (channels_in, channels_out) in enumerate(zip(widths, widths[1:]), start=1):
+        for step, (channels_in, channels_out) in enumerate(pairwise(widths), start=1):
             deconv = nn.ConvTranspose2d(
                 channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
             )

@@ -3,13 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-CARD_NAME = "README.md"
-
-
-class CheckpointError(OSError, ValueError):
-    """A checkpoint that cannot be found, read or used; the message says what to do next."""
+from fcn_hub.checkpoint import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
 
 
 def fetch_file(

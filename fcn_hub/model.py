@@ -15,42 +15,36 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcn_hub.backbone import VGG16
+from fcn_hub.backbone import (
+    CAFFE_MEAN_ACTIVATIONS,
+    CAFFE_NORMALIZATION,
+    TORCHVISION_NORMALIZATION,
+    VGG16,
+    torchvision_state_dict,
+)
+from fcn_hub.checkpoint import (
+    CARD_NAME,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    CheckpointError,
+    ConfigError,
+    listing,
+    read_config,
+    read_state_dict,
+)
 from fcn_hub.decoders import DeconvDecoder
 from fcn_hub.files import atomic_write
-from fcn_hub.hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, CheckpointError, fetch_file
+from fcn_hub.hub import fetch_file
 from fcn_hub.labels import LabelMap, LabelMapError
 
 CONFIG_VERSION = 1
 DECODERS = ("deconv",)
 
-# torchvision's VGG16_Weights.IMAGENET1K_V1 and .IMAGENET1K_FEATURES: one must not be fed with
-# the other's normalisation. Caffe's is 0..255 minus (123.68, 116.779, 103.939).
-TORCHVISION_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CAFFE_NORMALIZATION = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
-
-# Mean activation after the ReLU of each convolution of the Caffe weights, conv1_1 first: the
-# average of what 24 pictures of PASCAL VOC 2012 and 24 of CamVid give, cut to 320×320.
-CAFFE_MEAN_ACTIVATIONS = (
-    *(19.1, 99.8),
-    *(161.0, 166.0),
-    *(207.0, 228.0, 140.0),
-    *(123.0, 66.8, 16.1),
-    *(17.2, 7.32, 0.80),
-)
-
-_MAX_CONFIG_BYTES = 16 * 2**20
-
 Self = TypeVar("Self", bound="FCN")
-
-
-class ConfigError(ValueError):
-    """A model configuration that cannot be used; the message names the key and what it takes."""
 
 
 class FCN(
@@ -195,9 +189,12 @@ class FCN(
         config = {"image_mean": normalization[0], "image_std": normalization[1], **config}
         model = cls(num_classes, decoder, **config)
         if weights in ("torchvision", "caffe"):
-            state = _torchvision_vgg16(str(weights), model.backbone)
+            try:
+                state = torchvision_state_dict(str(weights))
+            except OSError as error:
+                raise CheckpointError(f"Could not download the weights: {error}.") from None
         else:
-            state = _read_safetensors(Path(weights), model.backbone, torch.float32, None)
+            state = read_state_dict(Path(weights), model.backbone, torch.float32, None)
         model.backbone.load_state_dict(state)
         if calibration is not None:
             mean = torch.tensor(model.image_mean).view(3, 1, 1)
@@ -249,14 +246,14 @@ class FCN(
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        config = _read_config(fetch(CONFIG_NAME))
+        config = read_config(fetch(CONFIG_NAME))
         _check_config_keys(config, cls)
         # On the meta device nothing is allocated or drawn at random; the file's tensors then
         # become the parameters.
         with torch.device("meta"):
             model = cls(**{key: config[key] for key in config if key != "config_version"})
         target = None if dtype == "auto" else dtype
-        state = _read_safetensors(fetch(WEIGHTS_NAME), model, target, device)
+        state = read_state_dict(fetch(WEIGHTS_NAME), model, target, device)
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval()
 
@@ -327,7 +324,8 @@ def _numbers(key: str, values: Any, least: float, most: float) -> tuple[float, .
         for value in values
     ):
         raise ConfigError(
-            f"{key} must be three numbers (red, green, blue) in {least:g}..{most:g}, not {values!r}."
+            f"{key} must be three numbers (red, green, blue) in {least:g}..{most:g}, "
+            f"not {values!r}."
         )
     return tuple(float(value) for value in values)
 
@@ -344,18 +342,6 @@ def _label_map(num_classes: int, names: Any, colors: Any, ignore_index: Any) -> 
     return label_map
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path} is larger than {_MAX_CONFIG_BYTES // 2**20} MiB.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path} is not valid JSON.") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} must hold a JSON object.")
-    return config
-
-
 def _check_config_keys(config: dict[str, Any], cls: type[FCN]) -> None:
     version = config.get("config_version", CONFIG_VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
@@ -368,77 +354,8 @@ def _check_config_keys(config: dict[str, Any], cls: type[FCN]) -> None:
     known = {"config_version", *inspect.signature(cls).parameters}
     if unknown := sorted(set(config) - known):
         raise ConfigError(
-            f"config.json has unknown keys: {_listing(unknown)}; known are: "
-            f"{_listing(sorted(known), most=len(known))}."
+            f"config.json has unknown keys: {listing(unknown)}; known are: "
+            f"{listing(sorted(known), most=len(known))}."
         )
     if "num_classes" not in config:
         raise ConfigError("config.json lacks num_classes; it does not describe an FCN.")
-
-
-def _read_safetensors(
-    path: Path, module: nn.Module, dtype: torch.dtype | None, device: str | torch.device | None
-) -> dict[str, Tensor]:
-    """The tensors of a file that must hold exactly the state dict of `module`.
-
-    The header is checked before any tensor is read. Floating-point tensors come as `dtype`.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    expected = module.state_dict()
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check_shapes(path, shapes, {name: list(t.shape) for name, t in expected.items()})
-            state = {}
-            for name in shapes:
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() != expected[name].is_floating_point():
-                    raise CheckpointError(f"{path} holds {name} as {tensor.dtype}.")
-                to = dtype if tensor.is_floating_point() else None
-                state[name] = tensor.to(device=device, dtype=to)
-            return state
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is corrupt or not a safetensors file: {error}.") from None
-
-
-def _check_shapes(path: Path, found: dict[str, list[int]], expected: dict[str, list[int]]) -> None:
-    faults = []
-    if missing := [name for name in expected if name not in found]:
-        faults.append(f"missing {_listing(missing)}")
-    if unexpected := [name for name in found if name not in expected]:
-        faults.append(f"unexpected {_listing(unexpected)}")
-    if mismatched := [
-        f"{name} {found[name]} instead of {expected[name]}"
-        for name in expected
-        if name in found and found[name] != expected[name]
-    ]:
-        faults.append(f"mismatched {_listing(mismatched)}")
-    if faults:
-        raise CheckpointError(f"The tensors of {path} do not fit the network: {'; '.join(faults)}.")
-
-
-def _listing(items: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
-
-
-def _torchvision_vgg16(name: str, backbone: VGG16) -> dict[str, Tensor]:
-    """torchvision's weights under the backbone's names; downloads them on first use."""
-    from torchvision.models import VGG16_Weights
-
-    enum = {
-        "torchvision": VGG16_Weights.IMAGENET1K_V1,
-        "caffe": VGG16_Weights.IMAGENET1K_FEATURES,
-    }[name]
-    try:
-        source = enum.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"Could not download {enum.url}: {error}.") from None
-    # torchvision numbers convolutions, ReLUs and poolings as one sequence, "features.N".
-    indices = sorted({int(key.split(".")[1]) for key in source if key.startswith("features.")})
-    names = [name for name, child in backbone.named_children() if isinstance(child, nn.Conv2d)]
-    return {
-        f"{name}.{kind}": source[f"features.{index}.{kind}"].float()
-        for name, index in zip(names, indices, strict=True)
-        for kind in ("weight", "bias")
-    }

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -243,7 +242,7 @@ def test_a_mismatched_tensor_is_named_with_both_shapes(checkpoint):
 
 def test_weights_of_another_network_are_refused_with_a_short_message(checkpoint):
     save_file({f"layer{i}": torch.zeros(1) for i in range(100)}, checkpoint / "model.safetensors")
-    with pytest.raises(CheckpointError, match="and 55 more.*and 92 more") as caught:
+    with pytest.raises(CheckpointError, match=r"and 55 more.*and 92 more") as caught:
         FCN.from_pretrained(checkpoint)
     assert len(str(caught.value)) < 800
 

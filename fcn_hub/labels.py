@@ -217,10 +217,19 @@ _VOC_NAMES = (
 # PASCAL VOC 2012; the void label of its masks is 255.
 LabelMap.VOC = LabelMap(_VOC_NAMES, tuple(voc_color(index) for index in range(21)))
 
-# Seven classes of VOC with their VOC colours; every other class counts as background.
-_VOC7_NAMES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
-LabelMap.VOC7 = LabelMap(
-    _VOC7_NAMES, tuple(LabelMap.VOC.colors[_VOC_NAMES.index(name)] for name in _VOC7_NAMES)
+# Seven classes of VOC; every other class counts as background. The colours are not VOC's, where
+# cat is nearly black, but the palette of Okabe and Ito ("Color Universal Design", 2008), which
+# people with any kind of colour vision can tell apart.
+LabelMap.VOC7 = _built_in(
+    {
+        "background": "#000000",
+        "cat": "#e69f00",
+        "cow": "#56b4e9",
+        "dog": "#0072b2",
+        "horse": "#f0e442",
+        "person": "#cc79a7",
+        "sheep": "#009e73",
+    }
 )
 
 # CamVid in the 11 classes of SegNet (Badrinarayanan et al., 2015); 11 is "unlabelled" there.

@@ -26,6 +26,7 @@ CACHE_SECONDS = 3600
 
 CSS = """
 .fcn-legend { width: 100%; border-collapse: collapse; }
+.fcn-legend, .fcn-legend td { border: 0; }
 .fcn-legend td { padding: 0.35rem 0.5rem; border-bottom: 1px solid var(--border-color-primary); }
 .fcn-legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .fcn-swatch { display: inline-block; width: 1.1em; height: 1.1em; border-radius: 3px;

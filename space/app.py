@@ -35,18 +35,6 @@ CSS = """
 """
 
 
-class PictureInput(gr.Image):
-    """An image input that hands over the file as it came.
-
-    Gradio's own would open it first, without limits and with a traceback where it is damaged.
-    """
-
-    is_template = True  # the browser shows it as the gr.Image that it is
-
-    def preprocess(self, payload):  # type: ignore[no-untyped-def]
-        return payload and payload.path
-
-
 def legend_html(result: Segmentation, seconds: float, device: str) -> str:
     """The legend as an HTML table: swatch, name, share of the picture."""
     rows = "".join(
@@ -105,9 +93,10 @@ def build(segmenter: Segmenter) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column():
-                picture = PictureInput(
-                    label="Picture", sources=["upload", "clipboard", "webcam"], image_mode=None
-                )
+                picture = gr.Image(label="Picture", sources=["upload", "clipboard", "webcam"])
+                # Gradio would open the file first, without limits, and answer with a traceback
+                # where it is damaged. The segmenter wants it as it came.
+                picture.preprocess = lambda payload: payload and payload.path  # type: ignore
                 button = gr.Button("Segment", variant="primary")
             with gr.Column():
                 overlay = gr.Image(label="Segmented", type="filepath", format="png")

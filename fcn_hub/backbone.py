@@ -4,12 +4,13 @@ Thirteen 3×3 convolutions in five stages, each stage closed by 2×2 max pooling
 the ImageNet classifier that a fully convolutional network keeps (Long et al., 2015, §4.1).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fcn_hub.layers import Conv2d
 
 # Convolutions and channels of each stage, the channels in units of `base_channels`.
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -48,8 +49,7 @@ class VGG16(nn.Module):
         for stage, (depth, _) in enumerate(STAGES, start=1):
             for position in range(1, depth + 1):
                 channels_out = self.channels[stage - 1]
-                conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
-                he_init(conv, fan_in=channels_in * 9)
+                conv = Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
                 self.add_module(f"conv{stage}_{position}", conv)
                 channels_in = channels_out
 
@@ -124,21 +124,6 @@ class VGG16(nn.Module):
             conv.weight.mul_(incoming / divisor)
             conv.bias.div_(divisor)  # type: ignore[union-attr]
             incoming = divisor
-
-
-def he_init(layer: nn.Conv2d | nn.ConvTranspose2d, fan_in: float) -> None:
-    """Random weights that keep the variance through a ReLU (He et al., 2015), zero bias.
-
-    Args:
-        layer: The layer to initialise in place.
-        fan_in: How many products each of its outputs sums up.
-    """
-    # A network on the meta device is about to get its weights from a file. There is nothing to
-    # draw, and drawing nothing would make torch import its compiler, about a second.
-    if layer.weight.is_meta:
-        return
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def torchvision_state_dict(weights: str) -> dict[str, Tensor]:

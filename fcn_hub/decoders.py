@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcn_hub.backbone import he_init
+from fcn_hub.layers import Conv2d, ConvTranspose2d
 
 
 class DeconvDecoder(nn.Module):
@@ -38,14 +38,12 @@ class DeconvDecoder(nn.Module):
         pool1, pool2, pool3, pool4, pool5 = channels
         widths = (pool5, pool4, pool3, pool2, pool1, max(1, pool1 // 2))
         for step, (channels_in, channels_out) in enumerate(pairwise(widths), start=1):
-            deconv = nn.ConvTranspose2d(
+            deconv = ConvTranspose2d(
                 channels_in, channels_out, kernel_size=3, stride=2, padding=1, output_padding=1
             )
-            # With stride 2 each output pixel meets a quarter of the nine taps, on average.
-            he_init(deconv, fan_in=channels_in * 9 / 4)
             self.add_module(f"deconv{step}", deconv)
             self.add_module(f"bn{step}", nn.BatchNorm2d(channels_out))
-        self.classifier = nn.Conv2d(widths[-1], num_classes, kernel_size=1)
+        self.classifier = Conv2d(widths[-1], num_classes, kernel_size=1)
 
     def forward(self, pools: Sequence[Tensor]) -> Tensor:
         """Compute the logits.

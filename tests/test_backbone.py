@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fcn_hub import FCN
 from fcn_hub.backbone import VGG16
 
 
@@ -86,3 +87,13 @@ def test_mean_activations_are_those_of_the_forward_pass():
 def test_useless_divisors_are_refused(divisors):
     with pytest.raises(ValueError, match=r"convolutions|positive finite"):
         VGG16(base_channels=1).divide_activations(divisors)
+
+
+def test_initial_weights_keep_the_variance_through_the_whole_network():
+    torch.manual_seed(0)
+    model = FCN(21, base_channels=32)
+    pools = model.backbone(torch.randn(1, 3, 128, 128))
+    assert all(0.3 < pool.square().mean().sqrt() < 3 for pool in pools)
+    step = F.relu(model.decoder.deconv1(pools[-1]))
+    assert 0.5 < step.square().mean() / pools[-1].square().mean() < 2
+    assert not model.backbone.conv1_1.bias.any()

@@ -8,13 +8,15 @@ travels in one folder or Hub repository: `config.json`, `model.safetensors` and 
 import inspect
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import CommitInfo, ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,7 +40,7 @@ from fcn_hub.checkpoint import (
 )
 from fcn_hub.decoders import DeconvDecoder
 from fcn_hub.files import atomic_write
-from fcn_hub.hub import fetch_file
+from fcn_hub.hub import commit_of, fetch_file, push_folder
 from fcn_hub.labels import LabelMap, LabelMapError
 
 CONFIG_VERSION = 1
@@ -246,14 +248,17 @@ class FCN(
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        config = read_config(fetch(CONFIG_NAME))
+        config_path = fetch(CONFIG_NAME)
+        config = read_config(config_path)
         _check_config_keys(config, cls)
         # On the meta device nothing is allocated or drawn at random; the file's tensors then
         # become the parameters.
         with torch.device("meta"):
             model = cls(**{key: config[key] for key in config if key != "config_version"})
         target = None if dtype == "auto" else dtype
-        state = read_state_dict(fetch(WEIGHTS_NAME), model, target, device)
+        # From the same commit, wherever the branch may be by now.
+        weights_path = fetch(WEIGHTS_NAME, revision=commit_of(config_path) or revision)
+        state = read_state_dict(weights_path, model, target, device)
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval()
 
@@ -275,8 +280,9 @@ class FCN(
         Args:
             save_directory: Folder to write to; made if need be.
             config: Only there for the mixin's sake; must equal the model's own.
-            repo_id, push_to_hub, **push_to_hub_kwargs: Push to the Hub as well, as `push_to_hub`.
-            model_card_kwargs: Further values for the card's template.
+            repo_id, push_to_hub, **push_to_hub_kwargs: Push to the Hub as well, with the folder's
+                records, as `push_to_hub`.
+            model_card_kwargs: Arguments of `fcn_hub.card.render_card`.
 
         Returns:
             The commit's URL where pushed, else None.
@@ -292,17 +298,80 @@ class FCN(
             text = json.dumps(self.config, indent=2, ensure_ascii=False, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         if not (folder / CARD_NAME).exists():
-            card = self.generate_model_card(**(model_card_kwargs or {}))
+            values = {"folder": folder, "repo_id": repo_id, **(model_card_kwargs or {})}
+            card = self.generate_model_card(**values)
             with atomic_write(folder / CARD_NAME) as temporary:
                 temporary.write_text(str(card), encoding="utf-8")
         if not push_to_hub:
             return None
-        return self.push_to_hub(
-            repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
-        )
+        kwargs = {"folder": folder, "model_card_kwargs": model_card_kwargs, **push_to_hub_kwargs}
+        return self.push_to_hub(repo_id or folder.name, **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        config: dict[str, Any] | None = None,
+        commit_message: str = "Push model with fcn-hub",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        tag: str | None = None,
+        folder: str | Path | None = None,
+        overwrite_card: bool = False,
+        allow_patterns: list[str] | str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        delete_patterns: list[str] | str | None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+    ) -> CommitInfo:
+        """Push config.json, model.safetensors and the card to the Hub, in one commit.
+
+        Args:
+            repo_id: Where to, as ``owner/name``; created where there is none.
+            config: Only there for the mixin's sake; must equal the model's own.
+            commit_message, private, token, branch, create_pr, tag, overwrite_card,
+                allow_patterns, ignore_patterns, delete_patterns: As for
+                `fcn_hub.hub.push_folder`.
+            folder: Where the model's records lie: its card, training.json, evaluation.json and
+                sample.png are pushed along, and the card is made of them.
+            model_card_kwargs: Further arguments of `fcn_hub.card.render_card`.
+
+        Returns:
+            The commit: a string with its URL, whose `oid` and `pr_url` tell more.
+
+        Raises:
+            HubError: Wrong token, missing permission, no network …; the message says what to do.
+
+        Example:
+            >>> model.push_to_hub("owner/name", private=True, tag="v1.0")  # doctest: +SKIP
+        """
+        from fcn_hub.card import EVALUATION_NAME, SAMPLE_NAME, TRAINING_NAME, write_card
+
+        with TemporaryDirectory() as temporary:
+            place = Path(temporary)
+            for name in (CARD_NAME, TRAINING_NAME, EVALUATION_NAME, SAMPLE_NAME):
+                if folder is not None and (Path(folder) / name).is_file():
+                    shutil.copyfile(Path(folder) / name, place / name)
+            self.save_pretrained(place, config=config)
+            write_card(self, place, **{"repo_id": repo_id, **(model_card_kwargs or {})})
+            return push_folder(
+                place,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+                tag=tag,
+                overwrite_card=overwrite_card,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
+            )
 
     def generate_model_card(self, **values: Any) -> ModelCard:  # type: ignore[override]
-        """The card that `save_pretrained` writes; see `fcn_hub.card`."""
+        """The card that `save_pretrained` writes; `values` as for `fcn_hub.card.render_card`."""
         from fcn_hub.card import render_card
 
         return render_card(self, **values)

@@ -130,7 +130,7 @@ class Segmentation:
         if not 0 <= opacity <= 1:
             raise ValueError(f"The opacity must be in 0..1, not {opacity}.")
         size = self.image.size
-        canvas = _canvas_with_legend(size, self.legend) if legend else Image.new("RGB", size)
+        canvas = canvas_with_legend(size, self.legend) if legend else Image.new("RGB", size)
         colors = self.labels.palette() * np.float32(opacity)
         for rows in self._bands():
             box = (0, rows.start, size[0], rows.stop)
@@ -236,7 +236,7 @@ class Segmentation:
         """What a notebook shows: the overlay, at most 1024 pixels a side, with its legend."""
         preview = self.overlay()
         preview.thumbnail((1024, 1024))
-        canvas = _canvas_with_legend(preview.size, self.legend)
+        canvas = canvas_with_legend(preview.size, self.legend)
         canvas.paste(preview)
         file = io.BytesIO()
         canvas.save(file, format="PNG")
@@ -320,7 +320,7 @@ def _bounding_box(starts: np.ndarray, stops: np.ndarray, height: int) -> list[in
     return [left, top, right - left + 1, bottom - top + 1]
 
 
-def _canvas_with_legend(picture: tuple[int, int], legend: list[LegendEntry]) -> Image.Image:
+def canvas_with_legend(picture: tuple[int, int], legend: list[LegendEntry]) -> Image.Image:
     """A white canvas with room for a picture of that size at its top left, and the legend drawn:
     on the right of a portrait, else below.
     """
@@ -345,7 +345,7 @@ def _legend_panel(legend: list[LegendEntry], size: int, room: tuple[int, int]) -
     """
     font = ImageFont.load_default(size)
     swatch, gap, line = round(0.9 * size), size // 2, round(1.6 * size)
-    names = [_drawable_name(entry) for entry in legend]
+    names = [drawable_name(entry) for entry in legend]
     # At least 5 letters' width, for "+123 more".
     name_width = round(max(5 * size, *(font.getlength(name) for name in names)))
     column = swatch + gap + name_width + size + round(font.getlength("100.0 %"))
@@ -379,7 +379,7 @@ def _legend_panel(legend: list[LegendEntry], size: int, room: tuple[int, int]) -
     return panel
 
 
-def _drawable_name(entry: LegendEntry, longest: int = 32) -> str:
+def drawable_name(entry: LegendEntry, longest: int = 32) -> str:
     """The name in letters that Pillow's own font has, on one line and not too long."""
     plain = unicodedata.normalize("NFKD", entry.name).encode("ascii", "ignore").decode()
     name = " ".join(plain.split()) or f"class {entry.index}"

@@ -1,133 +1,168 @@
-"""The web app: a picture goes in, the segmented picture and its legend come out.
+"""The web app: a picture goes in; the class of every pixel, a legend and files come out.
 
 Runs on a Hugging Face Space, with `make demo` in a checkout and with `fcn-hub demo` anywhere.
-Environment: FCN_HUB_MODEL (a Hub id or folder; by default the checkpoint of the checkout) and
-PORT (default 7860).
+Environment: FCN_HUB_MODEL (a Hub id or folder) or FCN_HUB_MODELS (several, see `catalog`); by
+default the checkpoints of the checkout. PORT (default 7860).
+
+The page is made of HTML components, each with a script of its own: `stage` (the picture and its
+classes), `inside` (the stages of the network), `batch` (many pictures) and `programs` (the API), in
+the words of `texts`. The server (`service`) answers once per picture with a label map and a
+confidence map; all that follows (highlighting, opacity, reading pixels) happens in the browser.
 """
 
-import html
+import functools
+import importlib.util
 import os
-import secrets
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from fcn_hub import ImageError, Segmentation, Segmenter
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # also where this file is run without being the main program
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "fcn-vgg16-voc7"
-MAX_FILE_BYTES = 20 * 2**20
-MAX_PIXELS = 40_000_000
-# The network sees no more than this: a phone's 12 megapixels would take 20 s on two CPU cores,
-# and things would be larger than any it was trained on.
-MAX_SIDE = 640
+import service  # noqa: E402  (first, as it imports what ZeroGPU wants first)
+from batch import Upload  # noqa: E402
+from catalog import Catalog, offered  # noqa: E402
+from drawing import thumbnail  # noqa: E402
+from fetch import limit_fetching  # noqa: E402
+from read_outs import STRIDES  # noqa: E402
+from texts import I18N, LOCALE, TEXTS  # noqa: E402
+
+MODELS_IN_MEMORY = 2
+QUEUE_LENGTH = 32
 CACHE_SECONDS = 3600
 
-CSS = """
-.fcn-legend { width: 100%; border-collapse: collapse; }
-.fcn-legend, .fcn-legend td { border: 0; }
-.fcn-legend td { padding: 0.35rem 0.5rem; border-bottom: 1px solid var(--border-color-primary); }
-.fcn-legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.fcn-swatch { display: inline-block; width: 1.1em; height: 1.1em; border-radius: 3px;
-  vertical-align: -0.15em; margin-right: 0.6em; border: 1px solid rgb(128 128 128 / 60%); }
-.fcn-note { color: var(--body-text-color-subdued); font-size: 0.85em; margin-top: 0.6rem; }
-"""
+# One queue for the pictures of the page and the API. A batch has one of its own: between its
+# pictures the network serves others.
+SINGLE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "single"}
+BATCH: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "batch"}
+# A listener that only the page itself uses.
+PRIVATE: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+}
 
 
-def legend_html(result: Segmentation, seconds: float, device: str) -> str:
-    """The legend as an HTML table: swatch, name, share of the picture."""
-    rows = "".join(
-        f'<tr><td><span class="fcn-swatch" style="background:{entry.color_hex}"></span>'
-        f"{html.escape(entry.name)}</td><td>{entry.fraction:.1%}</td></tr>"
-        for entry in result.legend
-    )
-    height, width = result.label_map.shape
-    return (
-        f'<table class="fcn-legend" aria-label="Classes in the picture"><tbody>{rows}</tbody>'
-        f'</table><p class="fcn-note">{width}×{height} pixels in {seconds:.2f} s on {device}</p>'
-    )
-
-
-def build(segmenter: Segmenter) -> gr.Blocks:
-    """The page around a segmenter."""
-
-    def segment(picture: str | None) -> tuple[str, str, str]:
-        """Segment a picture: find the class of every pixel.
-
-        Args:
-            picture: A photograph, at most 20 MiB and 40 megapixels.
-
-        Returns:
-            The picture with the classes drawn over it (PNG), the legend (HTML: colour, name and
-            share of each class), and the label map (palette PNG: the index of a pixel is its
-            class, the palette holds the legend's colours).
-        """
-        if not picture:
-            raise gr.Error("Choose a picture first.", print_exception=False)
-        start = time.perf_counter()
-        try:
-            result = segmenter(picture)
-        except ImageError as error:
-            # The file's path is the server's business; its name is enough.
-            message = str(error).replace(picture, Path(picture).name)
-            raise gr.Error(message, print_exception=False) from None
-        legend = legend_html(result, time.perf_counter() - start, str(segmenter.device))
-        # Under Gradio's own temporary folder, which delete_cache keeps clean.
-        folder = Path(demo.GRADIO_CACHE) / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        result.overlay().save(folder / "overlay.png")
-        result.save(folder / "mask.png")
-        return str(folder / "overlay.png"), legend, str(folder / "mask.png")
-
-    names = ", ".join(segmenter.labels.names)
+def build(catalog: Catalog) -> gr.Blocks:
+    """The page and the API around a catalog of models."""
     with gr.Blocks(
         title="FCN: segment a picture",
         analytics_enabled=False,
+        fill_width=True,
         delete_cache=(CACHE_SECONDS, CACHE_SECONDS),
     ) as demo:
-        gr.Markdown(
-            "# What is where in a picture?\n"
-            "A fully convolutional network ([Long et al., 2015](https://arxiv.org/abs/1411.4038)) "
-            f"gives every pixel one of {len(segmenter.labels)} classes: {names}."
-        )
-        with gr.Row():
-            with gr.Column():
-                picture = gr.Image(label="Picture", sources=["upload", "clipboard", "webcam"])
-                # Gradio would open the file first, without limits, and answer with a traceback
-                # where it is damaged. The segmenter wants it as it came.
-                picture.preprocess = lambda payload: payload and payload.path  # type: ignore
-                button = gr.Button("Segment", variant="primary")
-            with gr.Column():
-                overlay = gr.Image(label="Segmented", type="filepath", format="png")
-                legend = gr.HTML(label="Legend")
-                mask = gr.DownloadButton("Download the mask (palette PNG)")
-        gr.on(
-            [button.click, picture.upload],
-            segment,
-            picture,
-            [overlay, legend, mask],
+        answers = service.Service(catalog, Path(demo.GRADIO_CACHE) / "fcn-hub")
+        limits = {"max_bytes": service.MAX_FILE_BYTES, "max_pixels": service.MAX_PIXELS}
+        examples = {name: thumbnail(path) for name, path in service.EXAMPLES.items()}
+        models = [catalog.facts(name) for name in catalog.names]
+        stage = part("stage", models=models, examples=examples, **limits)
+        inside = part("inside", strides=STRIDES)
+        batch = part("batch", most=service.MAX_BATCH, **limits)
+        part("programs", model=catalog.names[0])
+
+        # What the listeners take and give; the page has its own, nicer controls for them.
+        with gr.Row(visible=False):
+            picture = gr.Image(label="picture")
+            pictures = gr.File(file_count="multiple", label="pictures")
+            model = gr.Dropdown(catalog.names, value=catalog.names[0], label="model")
+            opacity = gr.Slider(0, 1, 0.6, label="opacity")
+            example = gr.Dropdown(list(examples), value=None, label="example")
+            request = gr.Number(0)
+            overlay = gr.Image(label="overlay", type="filepath", format="png")
+            mask, archive = gr.File(label="mask"), gr.File(label="archive")
+            summary, table = gr.JSON(label="summary"), gr.JSON(label="table")
+            single, many = gr.Button(), gr.Button()
+        # Gradio would open pictures itself, without limits, and answer with a traceback where one
+        # is damaged. They are wanted as they came.
+        picture.preprocess = lambda payload: payload and payload.path  # type: ignore
+        pictures.preprocess = uploads  # type: ignore
+
+        single.click(
+            answers.segment,
+            [picture, model, opacity],
+            [overlay, summary, mask],
             api_name="segment",
-            concurrency_limit=1,
-            concurrency_id="network",
+            **SINGLE,
         )
+        many.click(
+            answers.segment_batch,
+            [pictures, model],
+            [archive, table],
+            api_name="segment_batch",
+            **BATCH,
+        )
+        for component, listener, inputs, queue in (
+            (stage, answers.segment_for_page, [picture, model, example, request], SINGLE),
+            (inside, answers.look_inside, [picture, model, example, request], SINGLE),
+            (batch, answers.segment_batch_for_page, [pictures, model, request], BATCH),
+        ):
+            # The page's script puts what it asks for into a variable of the window, last the
+            # number of the request, which comes back with the answer.
+            asked = f"window.fcnHub.{component.elem_id}"
+            failed = f"() => ({{request: {asked}.at(-1), error: 'server'}})"
+            done = component.submit(
+                listener, inputs, component, js=f"() => {asked}", **queue, **PRIVATE
+            )
+            done.failure(None, None, component, js=failed, **PRIVATE)
+    limit_fetching(demo, service.MAX_FILE_BYTES)
     return demo
 
 
+def part(name: str, **props: Any) -> gr.HTML:
+    """A part of the page, from NAME.html and NAME.js; the script finds `props` and the texts."""
+    return gr.HTML(
+        html_template=text(f"{name}.html"),
+        js_on_load=text(f"{name}.js"),
+        apply_default_css=False,
+        label=LOCALE,
+        elem_id=name,
+        texts=TEXTS,
+        **props,
+    )
+
+
+def uploads(payload: Any) -> list[Upload]:
+    """The files of a gr.File as they came."""
+    files = payload.root if payload else []
+    return [Upload(file.path, file.orig_name or Path(file.path).name) for file in files]
+
+
+@functools.cache
+def text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def launch_options() -> dict[str, Any]:
+    """How the page is to be served, for `gr.Blocks.launch`."""
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    sans = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"]
+    return {
+        "theme": gr.themes.Base(font=sans, font_mono=mono).set(
+            body_background_fill="#f6f7f9", body_background_fill_dark="#0f1115"
+        ),
+        # Not as `css`, which Gradio takes apart at every comma, those inside :is() as well.
+        "head": f"<style>{text('page.css')}</style>",
+        "i18n": I18N,
+        "max_file_size": service.MAX_FILE_BYTES,
+        # Each thread that works on pictures keeps some memory; one at a time runs the network.
+        "max_threads": 8,
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": ["api", "gradio", "settings"],
+        "mcp_server": importlib.util.find_spec("mcp") is not None,
+    }
+
+
 def main() -> None:
-    model = os.environ.get("FCN_HUB_MODEL") or DEFAULT_MODEL
-    if model == DEFAULT_MODEL and not DEFAULT_MODEL.is_dir():
+    if not (sources := offered()):
         sys.exit("fcn-hub: name a model: fcn-hub demo --model ID_OR_FOLDER")
-    segmenter = Segmenter.from_pretrained(
-        model, max_side=MAX_SIDE, max_pixels=MAX_PIXELS, max_bytes=MAX_FILE_BYTES
-    )
-    build(segmenter).queue(max_size=32).launch(
-        server_port=int(os.environ.get("PORT", "7860")),
-        css=CSS,
-        max_file_size=MAX_FILE_BYTES,
-        run_history=False,
-        footer_links=["api", "gradio", "settings"],
-    )
+    limits = {"max_pixels": service.MAX_PIXELS, "max_bytes": service.MAX_FILE_BYTES}
+    catalog = Catalog(sources, capacity=MODELS_IN_MEMORY, max_side=service.MAX_SIDE, **limits)
+    port = int(os.environ.get("PORT", "7860"))
+    build(catalog).queue(max_size=QUEUE_LENGTH).launch(server_port=port, **launch_options())
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ def test_the_wheel_holds_the_package_its_card_template_and_the_web_app(wheel):
     for file in (ROOT / "fcn_hub").rglob("*.py"):
         assert f"fcn_hub/{file.relative_to(ROOT / 'fcn_hub')}" in names
     assert {"fcn_hub/py.typed", "fcn_hub/model_card.md", "fcn_hub/space/app.py"} <= set(names)
+    for file in (path for path in (ROOT / "space").rglob("*") if "__pycache__" not in path.parts):
+        assert file.is_dir() or f"fcn_hub/space/{file.relative_to(ROOT / 'space')}" in names
     assert not [name for name in names if name.startswith(("tests/", "checkpoints/", "scripts/"))]
     metadata = next(name for name in names if name.endswith("METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()

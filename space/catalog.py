@@ -1,0 +1,182 @@
+"""The models that the app offers: which ones, what is known of them, and a few of them in memory.
+
+What visitors choose from is fixed when the app starts. They choose by name, and a name that is not
+in the catalog loads nothing.
+"""
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+
+from fcn_hub import FCN, CheckpointError, Segmenter
+from fcn_hub.checkpoint import CARD_NAME, CONFIG_NAME, read_config
+from fcn_hub.hub import fetch_file
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Args:
+        name: What visitors choose it by.
+        location: A folder or a Hub id.
+        revision: Commit or tag on the Hub.
+    """
+
+    name: str
+    location: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """From a folder, ``owner/name`` or ``owner/name@revision``."""
+        if Path(text).is_dir():
+            return cls(Path(text).resolve().name, text)
+        location, _, revision = text.partition("@")
+        return cls(location, location, revision or None)
+
+
+def offered(environment: Mapping[str, str] = os.environ) -> list[Source]:
+    """The models to offer: those of FCN_HUB_MODELS, else FCN_HUB_MODEL, else the shipped ones.
+
+    FCN_HUB_MODELS lists folders and Hub ids, separated by commas or spaces. An id there needs a
+    revision, ``owner/name@revision``, so that nobody can exchange the model behind the app's back.
+
+    Raises:
+        ValueError: An id without a revision, or a name twice.
+    """
+    if listed := environment.get("FCN_HUB_MODELS", "").replace(",", " ").split():
+        sources = [Source.parse(text) for text in listed]
+        for source in sources:
+            if source.revision is None and not Path(source.location).is_dir():
+                raise ValueError(
+                    f"FCN_HUB_MODELS: {source.location} is no folder here; a Hub id needs a "
+                    f"revision: {source.location}@COMMIT."
+                )
+    elif single := environment.get("FCN_HUB_MODEL"):
+        sources = [Source.parse(single)]
+    else:
+        folders = [HERE / "checkpoints", HERE.parent / "checkpoints"]
+        found = sorted(path.parent for root in folders for path in root.glob(f"*/{CONFIG_NAME}"))
+        sources = [Source.parse(str(folder)) for folder in found]
+    if len({source.name for source in sources}) < len(sources):
+        raise ValueError("Two of the models have the same name.")
+    return sources
+
+
+class Catalog:
+    """The models on offer, by name; at most `capacity` of them are in memory.
+
+    Args:
+        sources: The models; the first is the default.
+        capacity: How many to keep; the one that was not used for longest goes.
+        **options: For `Segmenter`: limits, device.
+
+    Raises:
+        CheckpointError, ConfigError: A model is not there or cannot be used.
+    """
+
+    def __init__(self, sources: Sequence[Source], *, capacity: int = 2, **options: Any) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._facts = {source.name: describe(source) for source in sources}
+        self._capacity = capacity
+        self._options = options
+        self._loaded: OrderedDict[str, Segmenter] = OrderedDict()
+        self._lock = threading.Lock()
+        self.segmenter(self.names[0])
+
+    @property
+    def names(self) -> list[str]:
+        """What visitors choose from."""
+        return list(self._sources)
+
+    @property
+    def loaded(self) -> list[str]:
+        """The models in memory, the most recently used last."""
+        return list(self._loaded)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What is known of a model, JSON-ready; see `describe`."""
+        return self._facts[name]
+
+    def segmenter(self, name: str) -> Segmenter:
+        """The model of that name, loaded if need be.
+
+        Raises:
+            KeyError: There is none in the catalog.
+        """
+        source = self._sources[name]
+        with self._lock:
+            if name not in self._loaded:
+                while len(self._loaded) >= self._capacity:
+                    self._loaded.popitem(last=False)
+                self._loaded[name] = Segmenter.from_pretrained(
+                    source.location, source.revision, **self._options
+                )
+            self._loaded.move_to_end(name)
+            return self._loaded[name]
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What a model's small files say about it; what they do not say is None.
+
+    Returns:
+        ``name``, ``revision``, ``link``, ``parameters``, ``classes`` (index, name, colour each),
+        ``licence`` and ``evaluation`` (mean_iu, pixel_accuracy, pictures, protocol).
+    """
+    config = read_config(fetch_file(source.location, CONFIG_NAME, revision=source.revision))
+    with torch.device("meta"):
+        model = FCN(**{key: config[key] for key in config if key != "config_version"})
+    labels = model.label_map
+    is_folder = Path(source.location).is_dir()
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "link": None if is_folder else f"https://huggingface.co/{source.location}",
+        "parameters": model.num_parameters,
+        "classes": [
+            {"index": index, "name": name, "color": labels.color_hex(index)}
+            for index, name in enumerate(labels.names)
+        ],
+        "licence": _licence(source),
+        "evaluation": _evaluation(source),
+    }
+
+
+def _licence(source: Source) -> str | None:
+    """The licence that the model's card names."""
+    if (card := _read(source, CARD_NAME)) is None:
+        return None
+    data = ModelCard(card, ignore_metadata_errors=True).data
+    licence = data.get("license_name") or data.get("license")
+    return str(licence) if licence and licence != "unknown" else None
+
+
+def _evaluation(source: Source) -> dict[str, Any] | None:
+    """The figures of the model's evaluation record."""
+    if (text := _read(source, "evaluation.json")) is None:
+        return None
+    try:
+        record = json.loads(text)
+        keys = ("mean_iu", "pixel_accuracy", "pictures", "protocol")
+        return {key: record[key] for key in keys}
+    except (ValueError, TypeError, KeyError):  # no JSON, or not a record of this kind
+        return None
+
+
+def _read(source: Source, filename: str) -> str | None:
+    try:
+        path = fetch_file(source.location, filename, revision=source.revision)
+        return path.read_text(encoding="utf-8")
+    except (CheckpointError, UnicodeError):
+        return None

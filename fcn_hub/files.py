@@ -22,8 +22,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with temporary.open("xb") as file:  # with the rights that any new file here has
+        mode = os.fstat(file.fileno()).st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # some writers replace the file by a private one
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -383,3 +383,9 @@ except CheckpointError as error:
     server.shutdown()
     server.server_close()
     assert run.stdout == "refused\n", run.stderr
+
+
+def test_every_file_has_the_rights_that_new_files_have(checkpoint, tmp_path):
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in checkpoint.iterdir()} == {expected}

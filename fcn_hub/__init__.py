@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fcn_hub.checkpoint import CheckpointError as CheckpointError
     from fcn_hub.checkpoint import ConfigError as ConfigError
+    from fcn_hub.hub import HubError as HubError
     from fcn_hub.images import ImageError as ImageError
     from fcn_hub.images import open_image as open_image
     from fcn_hub.labels import LabelMap as LabelMap
@@ -24,6 +25,7 @@ _HOME = {
     "FCN": "model",
     "CheckpointError": "checkpoint",
     "ConfigError": "checkpoint",
+    "HubError": "hub",
     "Segmenter": "segmenter",
     "Segmentation": "segmentation",
     "LegendEntry": "segmentation",

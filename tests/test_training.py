@@ -770,37 +770,6 @@ def test_trackers_get_the_curve(options):
     assert len(events.Scalars("mean_iu")) == 1
 
 
-def test_the_best_checkpoint_is_pushed_with_its_figures(options, monkeypatch):
-    pushed = []
-
-    def push(model, repo_id, *, commit_message):
-        pushed.append((repo_id, model.state_dict()["decoder.classifier.bias"], commit_message))
-
-    monkeypatch.setattr(FCN, "push_to_hub", push)
-    kwargs = options | {"eval_every": 2, "push_to_hub": "me/net", "save_dtype": "float16"}
-    best = train(TrainingConfig(**kwargs))
-    assert [repo for repo, _, _ in pushed] == ["me/net"]
-    bias = load_file(best / "model.safetensors")["decoder.classifier.bias"]
-    assert torch.equal(pushed[0][1], bias)
-    assert "mean IU" in pushed[0][2]
-
-    pushed.clear()
-    train(TrainingConfig(**kwargs | {"push_every": 1, "resume": "never"}))
-    assert len(pushed) == 3
-
-
-def test_a_failed_push_on_the_way_does_not_end_the_run(options, monkeypatch, caplog):
-    def fail(model, repo_id, *, commit_message):
-        raise OSError("no network")
-
-    monkeypatch.setattr(FCN, "push_to_hub", fail)
-    kwargs = options | {"eval_every": 2, "push_to_hub": "me/net", "push_every": 1}
-    with pytest.raises(OSError, match="no network"):  # at the end it must be heard
-        train(TrainingConfig(**kwargs))
-    assert "Could not push to me/net: no network" in caplog.text
-    assert state_of(options["run_dir"])["step"] == 4
-
-
 def test_nothing_is_printed(options, capfd):
     train(TrainingConfig(**options | {"eval_every": 2}))
     out, err = capfd.readouterr()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_picture
+from PIL import Image
 
 from fcn_hub import FCN
 from fcn_hub.backbone import CAFFE_MEAN_ACTIVATIONS, STAGES
@@ -159,3 +161,16 @@ def test_figures_can_be_drawn_again(tmp_path: Path) -> None:
     again = {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
     assert drawn == again
     assert set(drawn) <= {path.name for path in FIGURES.iterdir()}
+
+
+def test_the_readmes_python_runs_as_it_stands(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    Image.fromarray(make_picture(90, 120)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "README.md"
+    namespace: dict[str, object] = {}
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.info == "python":
+            run(block, page, namespace)
+    assert {"overlay.png", "mask.png", "photo.jpg.png"} <= {p.name for p in tmp_path.iterdir()}
+    assert tuple(namespace["logits"].shape) == (1, 7, 375, 500)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -66,7 +65,8 @@ def _from_tutorial(state: dict[str, Tensor], path: Path, config: dict[str, Any])
         else f"decoder.{name}": tensor
         for name, tensor in state.items()
     }
-    first, last = (renamed.get(f"{name}.weight") for name in _FIRST_AND_LAST)
+    first = renamed.get("backbone.conv1_1.weight")
+    last = renamed.get("decoder.classifier.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
         raise CheckpointError(
             f"{path} is not a checkpoint of the tutorial's network: it needs "
@@ -86,9 +86,6 @@ def _from_tutorial(state: dict[str, Tensor], path: Path, config: dict[str, Any])
     return model.eval()
 
 
-_FIRST_AND_LAST = ("backbone.conv1_1", "decoder.classifier")
-
-
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
@@ -101,9 +98,9 @@ def _read(path: Path) -> Any:
             f"{path} is damaged, or holds more than tensors and opening it would run code of its "
             "author; save its state dict alone with torch.save(model.state_dict(), …)."
         ) from None
-    # A damaged file fails in whatever way its bytes happen to: RuntimeError from the zip reader,
-    # EOFError, KeyError, ValueError, … from the pickle.
-    except (SafetensorError, Exception) as error:
+    # A damaged file fails in whatever way its bytes happen to: SafetensorError, RuntimeError from
+    # the zip reader, EOFError, KeyError, ValueError, … from the pickle.
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{path} is not a checkpoint, or is damaged: {reason[:200]}"

@@ -60,14 +60,10 @@ from fcn_hub.labels import LabelMap
 from fcn_hub.model import FCN
 from fcn_hub.segmenter import Segmenter
 
-try:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.utils import ProjectConfiguration
-except ImportError as error:
-    raise ImportError(
-        f"Training and evaluation need {error.name}: pip install 'fcn-hub[train]'.",
-        name=error.name,
-    ) from None
+# isort: split
+# After fcn_hub.evaluation, which says what to install where Accelerate is missing.
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import ProjectConfiguration
 
 logger = logging.getLogger(__name__)
 

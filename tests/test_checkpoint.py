@@ -129,6 +129,9 @@ model.save_pretrained({str(checkpoint)!r})
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
     assert_same_state(FCN.from_pretrained(checkpoint), tiny_model)
+    # What is left over is hidden, so that nobody takes it for a checkpoint or pushes it.
+    visible = sorted(path.name for path in checkpoint.iterdir() if path.name[0] != ".")
+    assert visible == ["README.md", "config.json", "model.safetensors"]
 
 
 # --- the full-sized network ------------------------------------------------------------------

@@ -129,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps … (default: auto)")
     add("--dtype", default="auto", help="float32, bfloat16, float16 (default: auto)")
-    add("--max-side", type=_integer(1), metavar="PX", help="scale larger pictures down to this")
+    size_help = "scale larger pictures down to this (default: the model's own)"
+    add("--max-side", type=_integer(1), metavar="PX", help=size_help)
     add("--max-pixels", type=_integer(1), metavar="N", help="refuse pictures with more pixels")
     add("--batch-size", type=_integer(1), default=8, metavar="N", help="(default: 8)")
     add("--overwrite", action="store_true", help="replace outputs that exist already")

@@ -301,7 +301,7 @@ def evaluate_checkpoint(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     tile: bool = False,
-    max_side: int | None = None,
+    max_side: int | Literal["auto"] = "auto",
     limit: int | None = None,
     worst: int = 8,
 ) -> Evaluation:
@@ -325,7 +325,8 @@ def evaluate_checkpoint(
         flip: Average over the mirrored picture, too; labelled as such in the protocol.
         tile: Process pictures above a megapixel in overlapping tiles; labelled as such in the
             protocol. Without it every picture passes through the network whole.
-        max_side: Scale pictures down to this longest side for the network.
+        max_side: Scale pictures down to this longest side for the network; auto is the model's
+            own, the size at which it has learned to see.
         limit: Evaluate only this many pictures, spread evenly; labelled as such.
         worst: How many of the worst pictures the report shows.
     """

@@ -73,6 +73,8 @@ class FCN(
             where that is above 255.
         image_mean: What `forward` expects to be subtracted from pictures in 0..1 RGB.
         image_std: What `forward` expects them to be divided by after that.
+        max_side: The longest side, in pixels, at which the network has learned to see pictures;
+            `Segmenter` scales larger ones down to it. None for pictures at their own size.
 
     Raises:
         ConfigError: An argument has a wrong type or value.
@@ -95,6 +97,7 @@ class FCN(
         ignore_index: int | None = None,
         image_mean: Sequence[float] = TORCHVISION_NORMALIZATION[0],
         image_std: Sequence[float] = TORCHVISION_NORMALIZATION[1],
+        max_side: int | None = None,
     ) -> None:
         super().__init__()
         if decoder not in DECODERS:
@@ -105,6 +108,7 @@ class FCN(
         self.base_channels = _integer("base_channels", base_channels, 1, 1024)
         self.image_mean = _numbers("image_mean", image_mean, 0.0, 1.0)
         self.image_std = _numbers("image_std", image_std, 1e-6, 1e6)
+        self.max_side = None if max_side is None else _integer("max_side", max_side, 1, 65_536)
         self.label_map = _label_map(self.num_classes, class_names, class_colors, ignore_index)
         self.backbone = VGG16(self.base_channels)
         self.decoder = DeconvDecoder(self.backbone.channels, self.num_classes, self.skips)
@@ -122,6 +126,7 @@ class FCN(
             **self.label_map.to_config(),
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
+            "max_side": self.max_side,
         }
 
     @property

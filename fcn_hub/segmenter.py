@@ -68,8 +68,9 @@ class Segmenter:
         dtype: ``"auto"`` (bfloat16 where the hardware computes in it, else float32), or a
             floating-point torch dtype or its name. Batch norm always runs in float32.
         max_side: The longest side, in pixels, at which the network sees a picture; larger ones
-            are scaled down for it. None, the default, keeps every picture at its own size.
-            Results have the picture's own size either way.
+            are scaled down for it. ``"auto"`` is the model's own, the size at which it has
+            learned to see; None keeps every picture at its own size. Results have the picture's
+            own size either way.
         pixel_budget: Pixels that pass through the network at once. A picture above it is
             processed in overlapping tiles, blended where they meet.
         max_pixels, max_bytes: Limits on pictures, as for `open_image`.
@@ -88,11 +89,13 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         *,
-        max_side: int | None = None,
+        max_side: int | Literal["auto"] | None = "auto",
         pixel_budget: int = 2 * 2**20,
         max_pixels: int = 64_000_000,
         max_bytes: int = 64 * 2**20,
     ) -> None:
+        if max_side == "auto":
+            max_side = model.max_side
         if max_side is not None and max_side < 1:
             raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
         if pixel_budget < _MIN_TILE**2:

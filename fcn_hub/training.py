@@ -126,6 +126,9 @@ class TrainingConfig:
     """Height and width of what the network is trained on."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Least and largest factor by which pictures are resized before the crop."""
+    max_side: int | None = None
+    """Longest side, in pixels, at which the network sees pictures, here and ever after: part of
+    its configuration. None for pictures at their own size, or what the FCN of --init has."""
     flip: float = 0.5
     """Probability of mirroring."""
     jitter: tuple[float, float, float, float] = JITTER
@@ -435,12 +438,19 @@ def _open_split(config: TrainingConfig, split: str, *, verify: bool = True) -> S
 
 
 def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
-    shape = {"skips": config.skips, "base_channels": config.base_channels, **labels.to_config()}
+    shape = {
+        "skips": config.skips,
+        "base_channels": config.base_channels,
+        "max_side": config.max_side,
+        **labels.to_config(),
+    }
     if config.init == "random":
         return FCN(len(labels), **shape)
     if config.init in ("caffe", "torchvision") or config.init.endswith(".safetensors"):
         return FCN.from_imagenet(len(labels), weights=config.init, **shape)
-    return adapt_classes(FCN.from_pretrained(config.init), labels)
+    model = FCN.from_pretrained(config.init)
+    model.max_side = config.max_side or model.max_side
+    return adapt_classes(model, labels)
 
 
 def _class_weights(config: TrainingConfig, train_set: SegmentationDataset) -> Tensor:
@@ -497,6 +507,7 @@ def _batches(run: _Run) -> Iterator[tuple[Tensor, Tensor]]:
     transform = training_transform(
         config.crop,
         scale=config.scale,
+        max_side=model.max_side,
         flip=config.flip,
         jitter=config.jitter,
         ignore_index=model.label_map.ignore_index,

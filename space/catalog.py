@@ -80,16 +80,21 @@ class Catalog:
     Args:
         sources: The models; the first is the default.
         capacity: How many to keep; the one that was not used for longest goes.
+        max_side: The longest side at which any network sees a picture; one that has learned to
+            see smaller ones sees those.
         **options: For `Segmenter`: limits, device.
 
     Raises:
         CheckpointError, ConfigError: A model is not there or cannot be used.
     """
 
-    def __init__(self, sources: Sequence[Source], *, capacity: int = 2, **options: Any) -> None:
+    def __init__(
+        self, sources: Sequence[Source], *, capacity: int = 2, max_side: int, **options: Any
+    ) -> None:
         self._sources = {source.name: source for source in sources}
         self._facts = {source.name: describe(source) for source in sources}
         self._capacity = capacity
+        self._max_side = max_side
         self._options = options
         self._loaded: OrderedDict[str, Segmenter] = OrderedDict()
         self._lock = threading.Lock()
@@ -120,9 +125,9 @@ class Catalog:
             if name not in self._loaded:
                 while len(self._loaded) >= self._capacity:
                     self._loaded.popitem(last=False)
-                self._loaded[name] = Segmenter.from_pretrained(
-                    source.location, source.revision, **self._options
-                )
+                model = FCN.from_pretrained(source.location, revision=source.revision)
+                max_side = min(model.max_side or self._max_side, self._max_side)
+                self._loaded[name] = Segmenter(model, max_side=max_side, **self._options)
             self._loaded.move_to_end(name)
             return self._loaded[name]
 

@@ -117,6 +117,7 @@ def test_a_built_in_label_map_fits_the_constructor():
         ({"image_mean": [123.68, 116.779, 103.939]}, "image_mean must be three numbers"),
         ({"image_std": [0.0, 1.0, 1.0]}, "image_std must be three numbers"),
         ({"image_std": [float("nan")] * 3}, "image_std must be three numbers"),
+        ({"max_side": 0}, "max_side must be an integer in 1..65536, not 0"),
         ({"class_names": ["a", "b"]}, "num_classes is 21 but there are 2 names"),
         ({"num_classes": 2, "class_names": ["a", "a"]}, "given twice"),
         ({"num_classes": 2, "class_colors": [[0, 0, 0]] * 2}, "same colour"),

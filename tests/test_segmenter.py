@@ -81,6 +81,19 @@ def test_a_small_picture_is_not_scaled_up(tiny_model):
     )
 
 
+def test_the_size_at_which_the_network_has_learned_to_see_travels_with_it():
+    model, picture = make_tiny_model(max_side=100), make_picture(120, 200)
+    assert Segmenter(model, **CPU).max_side == 100
+    np.testing.assert_array_equal(
+        Segmenter(model, **CPU)(picture).confidence,
+        Segmenter(make_tiny_model(), max_side=100, **CPU)(picture).confidence,
+    )
+    np.testing.assert_array_equal(
+        Segmenter(model, max_side=None, **CPU)(picture).confidence,
+        Segmenter(make_tiny_model(), **CPU)(picture).confidence,
+    )
+
+
 def test_the_model_is_copied_and_left_alone(tiny_model):
     picture = make_picture(32, 32)
     tiny_model.train()

@@ -434,6 +434,14 @@ def test_a_run_starts_from_vgg_weights_and_keeps_their_normalisation(options, tm
     assert model.image_std == expected.image_std == (1 / 255,) * 3
 
 
+def test_the_size_at_which_the_network_sees_pictures_stays_with_it(options, tmp_path):
+    best = train(TrainingConfig(**options | {"max_side": 40, "steps": 1}))
+    assert FCN.from_pretrained(best).max_side == 40
+    for given, expected in ((None, 40), (24, 24)):
+        again = {"init": str(best), "max_side": given, "run_dir": str(tmp_path / f"{given}")}
+        assert FCN.from_pretrained(train(TrainingConfig(**options | again))).max_side == expected
+
+
 # --- interruptions ------------------------------------------------------------------------------
 
 LONG = {"steps": 18, "save_every": 3, "eval_every": 6, "class_weighting": 0.3}

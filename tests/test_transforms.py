@@ -105,6 +105,17 @@ def test_what_lies_outside_the_picture_is_ignored_and_has_the_fill_colour() -> N
         assert set(channel[outside].tolist()) == {value}
 
 
+@pytest.mark.parametrize(("max_side", "seen"), [(32, (24, 32)), (63, (47, 63)), (99, (48, 64))])
+def test_large_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(
+    max_side: int, seen: tuple[int, int]
+) -> None:
+    transform = training_transform((100, 100), scale=(1, 1), max_side=max_side, fill=FILL)
+
+    _, mask = apply(transform, Blocks())
+
+    assert int((mask != IGNORE).sum()) == seen[0] * seen[1]
+
+
 @pytest.mark.parametrize("ignore_index", [11, 300, -1])
 def test_padding_has_whatever_ignore_index_there_is(ignore_index: int) -> None:
     dtype = torch.uint8 if ignore_index == 11 else torch.int64

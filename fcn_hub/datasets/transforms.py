@@ -28,6 +28,7 @@ def training_transform(
     crop: tuple[int, int],
     *,
     scale: tuple[float, float] = (0.5, 2.0),
+    max_side: int | None = None,
     flip: float = 0.5,
     jitter: Sequence[float] | None = JITTER,
     ignore_index: int = 255,
@@ -41,6 +42,8 @@ def training_transform(
     Args:
         crop: (height, width) of the result.
         scale: The (least, largest) factor on both sides, drawn uniformly.
+        max_side: Pictures whose longest side is above it, in pixels, are scaled as if they had
+            been brought down to it first, as `Segmenter` brings them.
         flip: Probability of mirroring left and right, 0..1.
         jitter: How much (brightness, contrast, saturation, hue) change: the first three are
             multiplied by 1 ± the number, the hue is turned by ± the number of full circles, at
@@ -69,7 +72,7 @@ def training_transform(
         raise ValueError(
             f"jitter must be (brightness, contrast, saturation, hue) or None, not {jitter}."
         )
-    steps: list[Callable[..., Any]] = [RandomScale(*scale), RandomCropWithin(crop)]
+    steps: list[Callable[..., Any]] = [RandomScale(*scale, max_side), RandomCropWithin(crop)]
     if jitter is not None and any(jitter):
         steps.append(v2.ColorJitter(*jitter))
     # Padding comes after the jitter so that it keeps its colour, which the network sees as zero.
@@ -78,16 +81,22 @@ def training_transform(
 
 
 class RandomScale(v2.Transform):
-    """Resize by a factor drawn uniformly from `least`..`largest`, at least to 1×1."""
+    """Resize by a factor drawn uniformly from `least`..`largest`, at least to 1×1.
 
-    def __init__(self, least: float, largest: float) -> None:
+    The factor is on the picture as it is with its longest side at most `max_side`.
+    """
+
+    def __init__(self, least: float, largest: float, max_side: int | None = None) -> None:
         super().__init__()
         self.least = least
         self.largest = largest
+        self.max_side = max_side
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         factor = self.least + (self.largest - self.least) * torch.rand(()).item()
         height, width = F.get_size(flat_inputs[0])
+        if self.max_side is not None:
+            factor *= min(1.0, self.max_side / max(height, width))
         return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -43,7 +43,7 @@ def test_two_models_of_one_name_are_refused(folders):
 
 def test_no_more_models_are_in_memory_than_allowed(folders):
     sources = [catalog.Source.parse(str(folder)) for folder in folders]
-    models = catalog.Catalog(sources, capacity=1, device="cpu")
+    models = catalog.Catalog(sources, capacity=1, max_side=640, device="cpu")
     assert models.loaded == ["animals"]
     first = models.segmenter("animals")
     assert models.segmenter("animals") is first
@@ -51,6 +51,13 @@ def test_no_more_models_are_in_memory_than_allowed(folders):
     assert models.loaded == ["odd-names"]
     with pytest.raises(KeyError):
         models.segmenter("owner/name")
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, 640), (320, 320), (2000, 640)])
+def test_a_network_sees_pictures_as_it_has_learned_to_within_the_apps_limit(tmp_path, own, seen):
+    make_tiny_model(max_side=own).save_pretrained(tmp_path)
+    models = catalog.Catalog([catalog.Source.parse(str(tmp_path))], max_side=640, device="cpu")
+    assert models.segmenter(tmp_path.name).max_side == seen
 
 
 def test_what_is_not_known_of_a_model_is_none(folders):

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -377,6 +378,9 @@ def _arguments(model: FCN) -> dict[str, Any]:
 def _start(config: TrainingConfig, command: str | None) -> _Run:
     """A new run, or the one in the folder as its state file left it."""
     folder = config.folder
+    for tracker in config.log_with:  # Accelerate leaves out what is missing without a word
+        if find_spec(tracker) is None:
+            raise TrainingError(f"--log-with {tracker} needs it installed: pip install {tracker}.")
     accelerator = Accelerator(
         cpu=on_cpu(),
         mixed_precision=config.mixed_precision,

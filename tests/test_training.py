@@ -778,6 +778,12 @@ def test_trackers_get_the_curve(options):
     assert len(events.Scalars("mean_iu")) == 1
 
 
+def test_a_tracker_that_is_not_installed_is_not_left_out_in_silence(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(TrainingError, match="needs it installed: pip install wandb"):
+        train(TrainingConfig(**options | {"log_with": ("wandb",)}))
+
+
 def test_nothing_is_printed(options, capfd):
     train(TrainingConfig(**options | {"eval_every": 2}))
     out, err = capfd.readouterr()

@@ -245,8 +245,8 @@ def push_folder(
         fetch_file(folder, name)
     if tag and create_pr:
         raise HubError("A pull request cannot be tagged; tag the commit once it is merged.")
-    api = _api(repo_id, token)
-    with _explained(repo_id):
+    api = client_for(repo_id, token)
+    with explained(repo_id):
         head = _prepare(api, repo_id, private=private, branch=branch, tag=tag)
         files = _files(folder, allow_patterns, ignore_patterns)
         if CARD_NAME in files and not overwrite_card:
@@ -260,13 +260,19 @@ def push_folder(
             parent_commit=head,
         )
     if tag:
-        with _explained(repo_id, f"It is pushed as {commit.commit_url} but not tagged {tag!r}. "):
+        with explained(
+            repo_id, prefix=f"It is pushed as {commit.commit_url} but not tagged {tag!r}. "
+        ):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit
 
 
-def _api(repo_id: str, token: str | bool | None) -> "HfApi":
-    """The client, once the id is known to be one and there is a token to show."""
+def client_for(repo_id: str, token: str | bool | None) -> "HfApi":
+    """The client, once the id is known to be one and there is a token to show.
+
+    Raises:
+        HubError: It is not ``owner/name``, or nobody is logged in.
+    """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -369,8 +375,8 @@ def _operations(
 
 
 @contextmanager
-def _explained(repo_id: str, prefix: str = "") -> Iterator[None]:
-    """Turn whatever the client raises into a HubError of one line."""
+def explained(repo_id: str, *, kind: str = "model", prefix: str = "") -> Iterator[None]:
+    """Turn whatever the client raises about a repository into a HubError of one line."""
     from huggingface_hub import errors
 
     try:
@@ -380,11 +386,11 @@ def _explained(repo_id: str, prefix: str = "") -> Iterator[None]:
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         # An upload's failure comes as a RuntimeError that was caused by what really happened.
         cause = error.__cause__ if isinstance(error, RuntimeError) else None
-        reason = _why_not_pushed(cause or error, repo_id)
+        reason = _why_not_pushed(cause or error, repo_id, kind)
         raise HubError(prefix + reason) from error
 
 
-def _why_not_pushed(error: BaseException, repo_id: str) -> str:
+def _why_not_pushed(error: BaseException, repo_id: str, kind: str) -> str:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
@@ -403,6 +409,11 @@ def _why_not_pushed(error: BaseException, repo_id: str) -> str:
     status, said = error.response.status_code, _quoted(error)
     if status == 401:
         return f"The Hub does not accept the token{said}. {_LOG_IN}"
+    if status == 402 and kind == "Space":
+        return (
+            f"The Hub wants a subscription or a payment for {repo_id!r}{said}. See "
+            "https://huggingface.co/pricing, or choose other hardware."
+        )
     if status in (402, 413, 507) or (status == 403 and re.search("storage|quota", said.lower())):
         return (
             f"The Hub has no room for the push to {repo_id!r}{said}. Free some space, or see "
@@ -414,7 +425,7 @@ def _why_not_pushed(error: BaseException, repo_id: str) -> str:
             "https://huggingface.co/settings/tokens, or propose the change with create_pr."
         )
     if status == 404:
-        return f"There is no model {repo_id!r} on the Hub that the token may write to{said}."
+        return f"There is no {kind} {repo_id!r} on the Hub that the token may write to{said}."
     if status in (409, 412):
         return f"{repo_id!r} was changed while you pushed{said}. Look at the change and push again."
     if status == 429:

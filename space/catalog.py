@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, metadata_load
 
 from fcn_hub import FCN, CheckpointError, Segmenter
 from fcn_hub.checkpoint import CARD_NAME, CONFIG_NAME, read_config
@@ -47,7 +47,8 @@ class Source:
 
 
 def offered(environment: Mapping[str, str] = os.environ) -> list[Source]:
-    """The models to offer: those of FCN_HUB_MODELS, else FCN_HUB_MODEL, else the shipped ones.
+    """The models to offer: those of FCN_HUB_MODELS, else FCN_HUB_MODEL, else those that the Space's
+    README.md pins, else the shipped ones.
 
     FCN_HUB_MODELS lists folders and Hub ids, separated by commas or spaces. An id there needs a
     revision, ``owner/name@revision``, so that nobody can exchange the model behind the app's back.
@@ -65,6 +66,11 @@ def offered(environment: Mapping[str, str] = os.environ) -> list[Source]:
                 )
     elif single := environment.get("FCN_HUB_MODEL"):
         sources = [Source.parse(single)]
+    elif pinned := (metadata_load(HERE / CARD_NAME) or {}).get("preload_from_hub"):
+        # Each is "owner/name FILES COMMIT", written by scripts/deploy_space.py; the Hub has put
+        # them into the cache when it built the Space.
+        entries = [str(entry).split() for entry in pinned]
+        sources = [Source(repo_id, repo_id, commit) for repo_id, _, commit in entries]
     else:
         folders = [HERE / "checkpoints", HERE.parent / "checkpoints"]
         found = sorted(path.parent for root in folders for path in root.glob(f"*/{CONFIG_NAME}"))
@@ -141,7 +147,7 @@ def describe(source: Source) -> dict[str, Any]:
     """
     config = read_config(fetch_file(source.location, CONFIG_NAME, revision=source.revision))
     with torch.device("meta"):
-        model = FCN(**{key: config[key] for key in config if key != "config_version"})
+        model = FCN.from_config(config)
     labels = model.label_map
     is_folder = Path(source.location).is_dir()
     return {

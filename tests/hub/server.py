@@ -7,7 +7,8 @@ a test asks for it (`Hub.fault`).
 Imitated: users with read and write tokens; public, private and gated repositories of models,
 data sets and Spaces; commits with parents, content-addressed and written to a folder; branches,
 tags, pull requests; creating, validating, pre-uploading, the LFS batch with upload and verify,
-the NDJSON commit; info, refs, tree and paths-info; resolving with ETag, X-Repo-Commit,
+the NDJSON commit; info, refs, tree and paths-info; the secrets, variables, hardware and runtime of
+Spaces; resolving with ETag, X-Repo-Commit,
 X-Linked-Size and X-Linked-ETag, redirects to a cache on the same host for small files and to a
 signed address on another host, which takes no token, for large ones; Range requests; the error
 codes and headers that the client tells errors apart by.
@@ -40,6 +41,7 @@ from starlette.routing import Route
 
 USERS = {"hf_write": ("alice", "write"), "hf_read": ("alice", "read"), "hf_bob": ("bob", "write")}
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+SDKS = ("gradio", "docker", "static")
 LARGE = 10 * 2**20  # bytes from which a text is an LFS file; a binary file always is one
 
 
@@ -97,6 +99,9 @@ class Repository:
     gated: bool = False
     readers: set[str] = field(default_factory=set)  # who was let through the gate
     settings: dict[str, Any] = field(default_factory=dict)  # whatever else it was created with
+    secrets: dict[str, str] = field(default_factory=dict)  # of a Space, as are the next two
+    variables: dict[str, str] = field(default_factory=dict)
+    hardware: str | None = None
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
 
@@ -411,6 +416,10 @@ class Hub:
             route(resolve, self._resolve),
             route("/{kind}" + resolve, self._resolve),
             route("/storage/{sha256}", self._storage, "GET", "PUT"),
+            route(repo + "/secrets", self._set_secret, "POST"),
+            route(repo + "/variables", self._variables, "GET", "POST"),
+            route(repo + "/hardware", self._request_hardware, "POST"),
+            route(repo + "/runtime", self._runtime),
         ]
 
     def _whoami(self, request: Request) -> Response:
@@ -434,6 +443,8 @@ class Hub:
         if (kind, repo_id) in self.repositories:
             error = f"You already created this {kind[:-1]} repo"
             return JSONResponse({"error": error, "url": address, "name": repo_id}, 409)
+        if kind == "spaces" and wanted.get("sdk") not in SDKS:
+            raise Refused(400, '"sdk" is required for a Space')
         private = wanted.pop("visibility", "public") == "private"
         self.create(repo_id, kind, private=private, settings=wanted)
         return JSONResponse({"url": address, "name": repo_id})
@@ -621,6 +632,29 @@ class Hub:
             answer["pullRequestUrl"] = f"{address}{repository.id}/discussions/{number}"
         repository.refs[ref] = commit
         return JSONResponse(answer)
+
+    # --- what a Space has besides its files -------------------------------------------------------
+
+    async def _set_secret(self, request: Request) -> Response:
+        repository, wanted = self._writable(request), await request.json()
+        repository.secrets[wanted["key"]] = wanted["value"]
+        return JSONResponse({})
+
+    async def _variables(self, request: Request) -> Response:
+        repository = self._writable(request)
+        if request.method == "POST":
+            wanted = await request.json()
+            repository.variables[wanted["key"]] = wanted["value"]
+        return JSONResponse({key: {"value": text} for key, text in repository.variables.items()})
+
+    async def _request_hardware(self, request: Request) -> Response:
+        repository = self._writable(request)
+        repository.hardware = (await request.json())["flavor"]
+        return self._runtime(request)
+
+    def _runtime(self, request: Request) -> Response:
+        hardware = {"current": "cpu-basic", "requested": self._repository(request).hardware}
+        return JSONResponse({"stage": "BUILDING", "hardware": hardware})
 
     # --- downloads -------------------------------------------------------------------------------
 

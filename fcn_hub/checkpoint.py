@@ -12,6 +12,7 @@ from torch import Tensor, nn
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
+PROCESSOR_NAME = "preprocessor_config.json"  # where the model is made for transformers, too
 
 _MAX_CONFIG_BYTES = 16 * 2**20
 

@@ -45,6 +45,8 @@ from fcn_hub.labels import LabelMap, LabelMapError
 
 CONFIG_VERSION = 1
 DECODERS = ("deconv",)
+# Keys of config.json beside the constructor's arguments; the second is for transformers.
+_NO_ARGUMENTS = ("config_version", "auto_map")
 
 Self = TypeVar("Self", bound="FCN")
 
@@ -159,6 +161,16 @@ class FCN(
         return self.decoder(self.backbone(x))[..., :height, :width]
 
     @classmethod
+    def from_config(cls: type[Self], config: dict[str, Any]) -> Self:
+        """A network as a config.json describes it, with random weights.
+
+        Raises:
+            ConfigError: An unknown key, no num_classes, or a value that cannot be used.
+        """
+        _check_config_keys(config, cls)
+        return cls(**{key: config[key] for key in config if key not in _NO_ARGUMENTS})
+
+    @classmethod
     def from_imagenet(
         cls: type[Self],
         num_classes: int = 21,
@@ -254,12 +266,10 @@ class FCN(
             local_files_only=local_files_only,
         )
         config_path = fetch(CONFIG_NAME)
-        config = read_config(config_path)
-        _check_config_keys(config, cls)
         # On the meta device nothing is allocated or drawn at random; the file's tensors then
         # become the parameters.
         with torch.device("meta"):
-            model = cls(**{key: config[key] for key in config if key != "config_version"})
+            model = cls.from_config(read_config(config_path))
         target = None if dtype == "auto" else dtype
         # From the same commit, wherever the branch may be by now.
         weights_path = fetch(WEIGHTS_NAME, revision=commit_of(config_path) or revision)
@@ -325,6 +335,7 @@ class FCN(
         tag: str | None = None,
         folder: str | Path | None = None,
         overwrite_card: bool = False,
+        transformers: bool = False,
         allow_patterns: list[str] | str | None = None,
         ignore_patterns: list[str] | str | None = None,
         delete_patterns: list[str] | str | None = None,
@@ -340,6 +351,8 @@ class FCN(
                 `fcn_hub.hub.push_folder`.
             folder: Where the model's records lie: its card, training.json, evaluation.json and
                 sample.png are pushed along, and the card is made of them.
+            transformers: Push along what ``transformers.pipeline`` needs
+                (`fcn_hub.transformers.add_files`).
             model_card_kwargs: Further arguments of `fcn_hub.card.render_card`.
 
         Returns:
@@ -359,6 +372,10 @@ class FCN(
                 if folder is not None and (Path(folder) / name).is_file():
                     shutil.copyfile(Path(folder) / name, place / name)
             self.save_pretrained(place, config=config)
+            if transformers:
+                from fcn_hub.transformers import add_files
+
+                add_files(place)
             write_card(self, place, **{"repo_id": repo_id, **(model_card_kwargs or {})})
             return push_folder(
                 place,
@@ -425,7 +442,7 @@ def _check_config_keys(config: dict[str, Any], cls: type[FCN]) -> None:
             f"The model's config_version is {version}, this fcn-hub reads up to {CONFIG_VERSION}. "
             "Upgrade with `pip install --upgrade fcn-hub`."
         )
-    known = {"config_version", *inspect.signature(cls).parameters}
+    known = {*_NO_ARGUMENTS, *inspect.signature(cls).parameters}
     if unknown := sorted(set(config) - known):
         raise ConfigError(
             f"config.json has unknown keys: {listing(unknown)}; known are: "

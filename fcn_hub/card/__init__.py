@@ -37,7 +37,7 @@ from fcn_hub.card.records import (
 )
 from fcn_hub.card.sources import SOURCES
 from fcn_hub.card.text import Markdown, escape, one_line
-from fcn_hub.checkpoint import CARD_NAME
+from fcn_hub.checkpoint import CARD_NAME, PROCESSOR_NAME
 from fcn_hub.files import atomic_write, resource
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def render_card(
         classes=class_rows(model.label_map, evaluation),
         repo=repository(repo_id),
         sample=sample_credit(folder),
+        in_transformers=folder is not None and (folder / PROCESSOR_NAME).is_file(),
         has_legend=folder is not None and (folder / LEGEND_NAME).is_file(),
         evaluation=evaluation_facts(evaluation),
         stale=stale,

@@ -1,6 +1,7 @@
 """Training that pushes what it has learned."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,3 +59,23 @@ print(refusal(train, config))
     message = client.run(program, HF_TOKEN="hf_nonsense")
     assert message.startswith("HubError: ")  # at the end it must be heard
     assert json.loads((run / "training.json").read_text())["steps"] == 4
+
+
+def test_the_example_fine_tunes_a_model_of_the_hub_and_publishes_it(
+    hub, client, online, data, tmp_path
+):
+    example = Path(__file__).parents[2] / "examples" / "finetune_and_push.py"
+    arguments = [str(data), "--init", "alice/net", "--push-to", "alice/mine", "--steps", "4"]
+    arguments += ["--run-dir", str(tmp_path / "run")]
+    printed = client.run(f"""
+        import runpy, sys
+        sys.argv = ["example", *{arguments!r}]
+        runpy.run_path({str(example)!r}, run_name="__main__")
+    """)
+    figures, url = printed.splitlines()[-2:]
+    mean_iu = json.loads(hub.files("alice/mine")["evaluation.json"])["mean_iu"]
+    assert figures == f"mean IU {mean_iu:.3f} on 2 pictures"
+    assert url.endswith(hub.history("alice/mine")[0].id)
+    assert json.loads(hub.files("alice/mine")["config.json"])["class_names"] == ["left", "right"]
+    card = hub.files("alice/mine")["README.md"].decode()
+    assert "Begun from the FCN alice/net" in card

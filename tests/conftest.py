@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +52,14 @@ def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     waves = [np.sin(x / 23 + p) + np.cos(y / 31 - p) for p in phases]
     noise = rng.normal(0, 8, (height, width, 3))
     return (127 + 50 * np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The package as a wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
+    run = subprocess.run([*build, Path(__file__).parents[1]], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = folder.iterdir()
+    return path

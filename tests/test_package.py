@@ -10,7 +10,6 @@ import pytest
 import fcn_hub
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ["gradio", "accelerate", "tyro", "torchmetrics", "matplotlib", "datasets", "pycocotools"]
 
 
 def run_python(program: str, *options: str) -> str:
@@ -55,16 +54,6 @@ def test_every_public_name_is_there_and_listed():
         fcn_hub.nonsense  # noqa: B018
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
-    run = subprocess.run(build, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    (path,) = folder.iterdir()
-    return path
-
-
 def test_the_wheel_holds_the_package_its_card_template_and_the_web_app(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for file in (ROOT / "fcn_hub").rglob("*.py"):
@@ -77,31 +66,3 @@ def test_the_wheel_holds_the_package_its_card_template_and_the_web_app(wheel):
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert f"Version: {fcn_hub.__version__}" in text
     assert "License-Expression: Apache-2.0" in text
-
-
-def test_the_wheel_alone_saves_loads_and_segments_without_any_extra(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    program = f"""
-import sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {EXTRAS}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, NotInstalled())
-sys.path.insert(0, {str(tmp_path / "site")!r})
-import fcn_hub
-assert fcn_hub.__file__.startswith({str(tmp_path)!r}), fcn_hub.__file__
-from fcn_hub import FCN
-from fcn_hub.cli import main
-import numpy as np
-from PIL import Image
-FCN(3, base_channels=4).save_pretrained({str(tmp_path / "model")!r})
-Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save({str(tmp_path / "picture.png")!r})
-arguments = ["segment", {str(tmp_path / "picture.png")!r}, "--model", {str(tmp_path / "model")!r}]
-assert main([*arguments, "--output", {str(tmp_path / "out")!r}]) == 0
-"""
-    run_python(program, "-P")
-    assert (tmp_path / "out" / "picture.png").is_file()
-    assert "Not measured" in (tmp_path / "model" / "README.md").read_text()

@@ -37,7 +37,17 @@ def refusal(call, *args, **kwargs):
         return type(error).__name__ + ": " + str(error)
     raise AssertionError("nothing was raised")
 
-exec({program!r}, {{"refusal": refusal}})
+def shown(call, *args, **kwargs):
+    '''What a call shows on a terminal.'''
+    import contextlib, io
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        call(*args, **kwargs)
+    return terminal.getvalue()
+
+exec({program!r}, {{"refusal": refusal, "shown": shown}})
 sys.stdout.flush()
 """
 
@@ -63,7 +73,9 @@ class Client:
         return self.home / "hub"
 
     def run(self, program: str, **environment: str) -> str:
-        """What a program prints; `refusal(call, …)` in it is the error that a call ends in."""
+        """What a program prints; `refusal(call, …)` in it is the error that a call ends in, and
+        `shown(call, …)` what the call shows on a terminal.
+        """
         output = str(next(self._outputs))
         code = _PRELUDE.format(
             environment={**self._environment, **environment},

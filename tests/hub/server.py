@@ -674,13 +674,14 @@ class Hub:
         if file.sha256:
             headers["X-Linked-ETag"] = f'"{file.sha256}"'
             headers["X-Linked-Size"] = str(file.size)
-            return RedirectResponse(self._sign(file.sha256), 302, headers)
+            address = self._sign(file.sha256) + f"&filename={quote(path.split('/')[-1])}"
+            return RedirectResponse(address, 302, headers)
         place = f"/api/resolve-cache/{repository.kind}/{repository.id}/{commit.id}/{quote(path)}"
         return RedirectResponse(place, 307, headers)
 
     def _small(self, request: Request) -> Response:
-        _, commit, _, file = self._sought(request)
-        headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.oid}"'}
+        _, commit, path, file = self._sought(request)
+        headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.oid}"', **named(path)}
         return FileResponse(self._blobs / file.oid, headers=headers)
 
     def _sign(self, sha256: str) -> str:
@@ -697,7 +698,8 @@ class Hub:
         if "authorization" in request.headers:
             raise Refused(400, "Only one auth mechanism allowed")
         if request.method != "PUT":
-            response = FileResponse(self._blobs / sha256, headers={"ETag": '"not-the-sha256"'})
+            headers = {"ETag": '"not-the-sha256"', **named(request.query_params["filename"])}
+            response = FileResponse(self._blobs / sha256, headers=headers)
             response.chunk_size = 2**20
             return response
         with (self._blobs / f"{sha256}.upload").open("wb") as file:
@@ -713,6 +715,11 @@ class _CutOff(Exception):
 def is_large_file(path: str, sample: bytes, size: int) -> bool:
     """Whether the Hub wants a file through LFS."""
     return path.endswith(".safetensors") or b"\0" in sample or size >= LARGE
+
+
+def named(path: str) -> dict[str, str]:
+    """The header by which the client knows what to call a download."""
+    return {"Content-Disposition": f'inline; filename="{quote(path.split("/")[-1])}";'}
 
 
 def git_id(content: bytes) -> str:

@@ -118,6 +118,14 @@ def test_the_config_and_the_weights_come_from_one_commit(hub, client, tmp_path):
     assert printed.splitlines() == expected
 
 
+def test_a_download_shows_its_progress_on_a_terminal(client, online):
+    bar = client.run("""
+        from fcn_hub import FCN
+        print(shown(FCN.from_pretrained, "alice/net"))
+    """)
+    assert re.search(r"model\.safetensors: 100%.*B/s", bar)
+
+
 # --- which revision, whose token, what place -------------------------------------------------
 
 
@@ -283,11 +291,14 @@ def test_an_error_of_the_storage_is_told_and_the_next_load_works(hub, client, on
 
 @pytest.mark.slow  # the client tries for 23 seconds
 def test_a_hub_that_stays_away_is_told_from_one_that_fails(hub, client, online):
-    hub.fault("resolve", status=503, headers={"Retry-After": "0"}, times=-1)
-    program = "from fcn_hub import FCN; print(refusal(FCN.from_pretrained, 'alice/net'))"
+    hub.fault("alice/net/resolve", status=503, headers={"Retry-After": "0"}, times=-1)
+    hub.fault("alice/busy/resolve", status=429, message="Slow down", times=-1)
+    program = "from fcn_hub import FCN; print(refusal(FCN.from_pretrained, 'alice/{}'))"
     with ThreadPoolExecutor() as threads:
-        failing = threads.submit(client.run, program)
-        away = threads.submit(client.run, program, HF_ENDPOINT="http://127.0.0.1:9")
+        failing = threads.submit(client.run, program.format("net"))
+        busy = threads.submit(client.run, program.format("busy"))
+        away = threads.submit(client.run, program.format("net"), HF_ENDPOINT="http://127.0.0.1:9")
+    assert re.search("answered 429 for config.json .*Slow down.* Try again later", busy.result())
     assert "The Hub answered 503 for config.json of 'alice/net'" in failing.result()
     assert re.search("ould not .*download.* from http://127.0.0.1:9.* Check the n", away.result())
 

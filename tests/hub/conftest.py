@@ -91,6 +91,20 @@ class Client:
         assert process.exitcode == 0, stderr
         return stdout.rstrip("\n")
 
+    def run_script(self, path: Path, *arguments: object, **environment: str) -> str:
+        """What one of the project's programs prints, and after that what it exits with."""
+        return self.run(
+            f"""
+            import runpy, sys
+            sys.argv = {[path.name, *map(str, arguments)]!r}
+            try:
+                runpy.run_path({str(path)!r}, run_name="__main__")
+            except SystemExit as end:
+                print(end)
+            """,
+            **environment,
+        )
+
 
 def _steers_the_client(key: str) -> bool:
     return key.startswith("HF_") or key.lower().endswith("_proxy")

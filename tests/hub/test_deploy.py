@@ -27,15 +27,7 @@ def deploy(client):
     """Runs the script with some arguments and returns what it prints."""
 
     def deploy(*arguments: str, **environment: str) -> str:
-        program = f"""
-            import runpy, sys
-            sys.argv = ["deploy_space.py", *{list(arguments)!r}]
-            try:
-                runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-            except SystemExit as end:
-                print(end)
-        """
-        return client.run(program, **environment)
+        return client.run_script(SCRIPT, *arguments, **environment)
 
     return deploy
 

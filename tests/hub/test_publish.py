@@ -29,15 +29,7 @@ def push(client, trained):
     """Runs the script on `trained` and returns what it prints."""
 
     def push(*arguments: str, folder: Path = trained, **environment: str) -> str:
-        program = f"""
-            import runpy, sys
-            sys.argv = ["push_to_hub.py", {str(folder)!r}, *{list(arguments)!r}]
-            try:
-                runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-            except SystemExit as end:
-                print(end)
-        """
-        return client.run(program, **environment)
+        return client.run_script(SCRIPT, folder, *arguments, **environment)
 
     return push
 

@@ -65,13 +65,8 @@ def test_the_example_fine_tunes_a_model_of_the_hub_and_publishes_it(
     hub, client, online, data, tmp_path
 ):
     example = Path(__file__).parents[2] / "examples" / "finetune_and_push.py"
-    arguments = [str(data), "--init", "alice/net", "--push-to", "alice/mine", "--steps", "4"]
-    arguments += ["--run-dir", str(tmp_path / "run")]
-    printed = client.run(f"""
-        import runpy, sys
-        sys.argv = ["example", *{arguments!r}]
-        runpy.run_path({str(example)!r}, run_name="__main__")
-    """)
+    options = ["--init", "alice/net", "--push-to", "alice/mine", "--steps", "4"]
+    printed = client.run_script(example, data, *options, "--run-dir", tmp_path / "run")
     figures, url = printed.splitlines()[-2:]
     mean_iu = json.loads(hub.files("alice/mine")["evaluation.json"])["mean_iu"]
     assert figures == f"mean IU {mean_iu:.3f} on 2 pictures"

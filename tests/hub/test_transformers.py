@@ -29,7 +29,9 @@ for number, found in enumerate(segment({pictures!r})):
 
 @pytest.fixture
 def model() -> FCN:
-    return make_tiny_model(class_names=["background", "cat", "dog"], max_side=64)
+    normalisation = {"image_mean": [0.2, 0.5, 0.7], "image_std": [0.1, 0.2, 0.3]}  # no default
+    names = ["background", "cat", "dog"]
+    return make_tiny_model(class_names=names, max_side=64, **normalisation)
 
 
 @pytest.fixture

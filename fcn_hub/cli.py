@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from fcn_hub import __version__
-from fcn_hub.files import atomic_write, resource
+from fcn_hub.files import NAME_ERRORS, atomic_write, resource
 
 if TYPE_CHECKING:
     from fcn_hub.images import ImageError
     from fcn_hub.segmentation import Segmentation
 
 _SUFFIXES = {"png": ".png", "overlay": ".overlay.png", "json": ".json", "npy": ".npy"}
-
-# Failures to write that are about one file's name. Any other would meet every file after it too.
-_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL)
 
 _SEGMENT_HELP = """\
 Segment pictures, each into a file of its own.
@@ -295,7 +292,7 @@ def _finish(
             result.save(job.output)
     except OSError as error:
         message = f"Cannot write {job.output}: {error.strerror or error}."
-        raise _Skipped(message, stop=error.errno not in _NAME_ERRORS) from error
+        raise _Skipped(message, stop=error.errno not in NAME_ERRORS) from error
     return result
 
 

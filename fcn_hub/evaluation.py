@@ -5,7 +5,6 @@ get. With several processes each takes its share of the pictures, none
 twice, and the figures are those of one process.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -29,10 +28,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fcn_hub import __version__
-from fcn_hub.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from fcn_hub.datasets import SegmentationDataset, open_dataset
 from fcn_hub.files import atomic_write
-from fcn_hub.hub import fetch_file
+from fcn_hub.hub import identity
 from fcn_hub.labels import LabelMap, LabelMapError
 from fcn_hub.metrics import ConfusionMatrix, SegmentationMetrics
 from fcn_hub.segmenter import Segmenter, blended_tiles
@@ -354,20 +352,6 @@ def evaluate_checkpoint(
             name = re.sub(r"[^\w.-]", "_", data.samples[index].id)
             picture.save(report / f"worst-{rank:02}-{name}.png")
     return evaluation
-
-
-def identity(model: str | Path, revision: str | None) -> dict[str, Any]:
-    """Which weights these are: the model's name, its commit on the Hub, and their SHA-256."""
-    commit = fetch_file(model, CONFIG_NAME, revision=revision).parent.name
-    weights = fetch_file(model, WEIGHTS_NAME, revision=revision)
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        digest = digest or hashlib.sha256(file.read())
-    return {
-        "model": str(model),
-        "revision": commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision,
-        "weights_sha256": digest.hexdigest(),
-    }
 
 
 def environment(segmenter: Segmenter) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """Files on disk: writing them atomically, and finding those that ship with the package."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Failures to write that are about one file's name. Any other would meet every file after it too.
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL)
 
 _PACKAGE = Path(__file__).resolve().parent
 

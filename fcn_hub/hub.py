@@ -77,6 +77,20 @@ def commit_of(path: Path) -> str | None:
     return folder.name if is_cached else None
 
 
+def identity(model: str | Path, revision: str | None) -> dict[str, Any]:
+    """Which weights these are: the model's name, its commit on the Hub, and their SHA-256."""
+    commit = commit_of(fetch_file(model, CONFIG_NAME, revision=revision))
+    weights = fetch_file(model, WEIGHTS_NAME, revision=revision)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+        digest = digest or hashlib.sha256(file.read())
+    return {
+        "model": str(model),
+        "revision": commit or revision,
+        "weights_sha256": digest.hexdigest(),
+    }
+
+
 def _download(
     repo_id: str,
     filename: str,

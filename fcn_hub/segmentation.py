@@ -159,6 +159,12 @@ class Segmentation:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             write(file)
 
+    def to_png(self) -> bytes:
+        """What `save` writes to a file that ends in ``.png``."""
+        file = io.BytesIO()
+        self._write_png(file)
+        return file.getvalue()
+
     def to_hub(self) -> list[dict[str, Any]]:
         """The segments in the format of the Hub's image-segmentation task, largest first.
 

@@ -58,6 +58,51 @@ def open_huggingface(
     return SegmentationDataset(name, split, samples, label_map, values)
 
 
+def open_pictures(
+    root: str | Path,
+    split: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+) -> Sequence[Path | bytes]:
+    """The pictures of a split, without labels, as files not decoded yet.
+
+    Args:
+        root, split, config, revision: As for `open_huggingface`.
+        image_column: The column's name; where None, the only column of pictures.
+
+    Raises:
+        DatasetError: The data set, split or column is not found.
+    """
+    table = _load(root, split, config, revision)
+    pictures = [name for name in table.features if _is_image(table.features[name])]
+    column = (
+        image_column or _only(pictures, but=None) or _only(pictures, but=None, among=_IMAGE_COLUMNS)
+    )
+    if column is None or column not in pictures:
+        raise DatasetError(
+            f"Which column holds the pictures? Give image_column, one of: {', '.join(pictures)}."
+            if pictures
+            else f"The data set {root} has no column of pictures."
+        )
+    return _Pictures(_undecoded(table, (column,)), column)
+
+
+@dataclass(frozen=True)
+class _Pictures(Sequence[Path | bytes]):
+    """One column of a table, read when asked for."""
+
+    table: Any
+    column: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _content(self.table[index][self.column])
+
+
 def _load(root: str | Path, split: str, config: str | None, revision: str | None) -> Any:
     try:
         import datasets
@@ -131,7 +176,7 @@ def _is_array(feature: Any) -> bool:
     )
 
 
-def _undecoded(table: Any, columns: tuple[str, str]) -> Any:
+def _undecoded(table: Any, columns: Sequence[str]) -> Any:
     """The table with these columns only, pictures as their files' bytes or paths."""
     from datasets import Image
 

@@ -27,8 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
+    return make_place(tmp_path_factory.mktemp("bulk"))
+
+
+def make_place(root: Path) -> Path:
     """Eleven pictures, of which two are damaged, and a model beside them."""
-    root = tmp_path_factory.mktemp("bulk")
     (root / "photos" / "sub").mkdir(parents=True)
     for index in range(11):
         path = root / "photos" / ("sub" if index % 3 == 0 else "") / f"{index:02}.png"
@@ -41,6 +44,10 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(place, tmp_path) -> PredictConfig:
+    return make_config(place, tmp_path)
+
+
+def make_config(place: Path, tmp_path: Path) -> PredictConfig:
     return PredictConfig(
         sources=(str(place / "photos"),),
         model=str(place / "model"),

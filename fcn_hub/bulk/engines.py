@@ -4,6 +4,8 @@ Both do the same, `ShardWriter.write` for every shard that has no file yet, and 
 results around: what a shard holds goes straight from the worker to its file.
 """
 
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +54,8 @@ class RayPool:
 
         began_here = not ray.is_initialized()
         if began_here:
-            ray.init(log_to_driver=False, configure_logging=False)
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             pool = ray.data.ActorPoolStrategy(min_size=self.least, max_size=self.most)
@@ -86,9 +89,7 @@ class _Actor:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong in the worker, without Ray's account of where."""
-    innermost: BaseException = error
-    while (inner := getattr(innermost, "cause", None) or innermost.__cause__) is not None:
-        innermost = inner
-    lines = str(innermost).strip().splitlines()
-    return lines[-1] if lines else type(innermost).__name__
+    """What went wrong in the worker: the last line of Ray's account, without the exception's name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return re.sub(r"^[\w.]+: ", "", last)

@@ -1,0 +1,130 @@
+"""Bulk prediction on a local Ray cluster of two actors: the same files, whatever dies meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from test_bulk import files, make_config, make_place
+
+from fcn_hub.bulk import PredictConfig, predict
+from fcn_hub.bulk.engines import EngineError
+
+ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return make_place(tmp_path_factory.mktemp("bulk-ray"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of this machine's own, whose workers find the package where this process does."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path}
+    ray.init(num_cpus=2, log_to_driver=False, runtime_env={"env_vars": environment})
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(place, tmp_path) -> PredictConfig:
+    """Eleven shards of one picture, for two actors."""
+    return replace(make_config(place, tmp_path), engine="ray", workers=(2, 2), shard_size=1)
+
+
+@pytest.fixture
+def expected(config, tmp_path) -> dict[str, bytes]:
+    """What one process writes."""
+    alone = replace(config, engine="local", output=str(tmp_path / "alone"))
+    predict(alone)
+    return files(alone.output)
+
+
+def when_written(config: PredictConfig, count: int, action) -> threading.Thread:
+    """Do something once that many shards are there."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 240
+        while len(list(Path(config.output).glob("part-*"))) < count:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_actors_write_what_one_process_writes(cluster, config, expected):
+    report = predict(config)
+    assert (report.done, report.failed, report.skipped) == (9, 2, 0)
+    assert files(config.output) == expected
+    again = predict(config)
+    assert again.skipped == 11
+
+
+def test_an_actor_that_is_killed_in_the_middle_is_replaced(cluster, config, expected):
+    killed = []
+
+    def kill_an_actor() -> None:
+        for process in psutil.process_iter(["cmdline"]):
+            if any("MapWorker" in word for word in process.info["cmdline"] or ()):
+                process.kill()
+                killed.append(process.pid)
+                return
+
+    thread = when_written(config, 2, kill_an_actor)
+    report = predict(config)
+    thread.join()
+    assert killed
+    assert report.done + report.failed == 11
+    assert files(config.output) == expected
+
+
+def test_what_no_repetition_would_mend_ends_the_run_in_one_sentence(cluster, config):
+    broken = replace(config, device="cuda:9")
+    with pytest.raises(EngineError, match="^The device 'cuda:9' is not available here.$"):
+        predict(broken)
+
+
+def test_the_driver_is_killed_and_a_rerun_completes_its_work(config, expected, tmp_path):
+    options = {"model": config.model, "output": config.output, "shard-size": "1", "cpus": "1"}
+    options |= {"device": "cpu", "dtype": "float32", "batch-size": "3", "engine": "ray"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    program = str(ROOT / "scripts" / "predict.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(tmp_path)}
+    driver = subprocess.Popen(
+        [sys.executable, program, *config.sources, *words, "--workers", "2", "2"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = lambda: psutil.Process(driver.pid).children(recursive=True)  # noqa: E731
+    started: list[psutil.Process] = []
+
+    def kill_the_driver() -> None:
+        started.extend(children())
+        driver.send_signal(signal.SIGKILL)
+
+    thread = when_written(config, 2, kill_the_driver)
+    driver.wait(timeout=300)
+    thread.join()
+    assert driver.returncode == -signal.SIGKILL
+    psutil.wait_procs(started, timeout=60)  # the cluster ends with its driver
+    left = 11 - len(list(Path(config.output).glob("part-*.parquet")))
+    report = predict(replace(config, engine="local"))
+    assert report.done + report.failed == left
+    assert files(config.output) == expected

@@ -4,7 +4,7 @@ Thirteen 3×3 convolutions in five stages, each stage closed by 2×2 max pooling
 the ImageNet classifier that a fully convolutional network keeps (Long et al., 2015, §4.1).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,23 @@ class VGG16(nn.Module):
     Args:
         base_channels: Channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
             VGG-16 has 64. Smaller networks are quick to test and to teach with.
+        padding: Of the very first convolution; the others have 1. The paper's networks have 100
+            there, so that even the smallest picture leaves something for fc6 to look at.
+        ceil_mode: Whether pooling keeps the last row and column of an odd number, as Caffe does.
     """
 
-    def __init__(self, base_channels: int = 64) -> None:
+    def __init__(
+        self, base_channels: int = 64, *, padding: int = 1, ceil_mode: bool = False
+    ) -> None:
         super().__init__()
+        self.ceil_mode = ceil_mode
         self.channels = tuple(base_channels * factor for _, factor in STAGES)
         channels_in = 3
         for stage, (depth, _) in enumerate(STAGES, start=1):
             for position in range(1, depth + 1):
                 channels_out = self.channels[stage - 1]
-                conv = Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+                margin = padding if stage == position == 1 else 1
+                conv = Conv2d(channels_in, channels_out, kernel_size=3, padding=margin)
                 self.add_module(f"conv{stage}_{position}", conv)
                 channels_in = channels_out
 
@@ -68,13 +75,14 @@ class VGG16(nn.Module):
             x: Normalised RGB pictures, float [N, 3, H, W].
 
         Returns:
-            pool1 … pool5, float [N, C_i, H // 2^i, W // 2^i]: strides 2, 4, 8, 16 and 32.
+            pool1 … pool5, float [N, C_i, H // 2^i, W // 2^i]: strides 2, 4, 8, 16 and 32. Where
+            `padding` is not 1, H and W are 2 · (padding - 1) larger.
         """
         pools = []
         for convs in self.stages():
             for conv in convs:
                 x = F.relu(conv(x), inplace=True)
-            x = F.max_pool2d(x, kernel_size=2)
+            x = F.max_pool2d(x, kernel_size=2, ceil_mode=self.ceil_mode)
             pools.append(x)
         pool1, pool2, pool3, pool4, pool5 = pools
         return pool1, pool2, pool3, pool4, pool5
@@ -91,7 +99,7 @@ class VGG16(nn.Module):
             for conv in convs:
                 x = F.relu(conv(x), inplace=True)
                 means.append(x.mean().item())
-            x = F.max_pool2d(x, kernel_size=2)
+            x = F.max_pool2d(x, kernel_size=2, ceil_mode=self.ceil_mode)
         return means
 
     @torch.no_grad()
@@ -127,12 +135,12 @@ class VGG16(nn.Module):
 
 
 def torchvision_state_dict(weights: str) -> dict[str, Tensor]:
-    """ImageNet weights as a state dict of `VGG16`, downloaded by torchvision on first use.
+    """ImageNet weights by this package's names, downloaded by torchvision on first use.
 
     Args:
         weights: ``"torchvision"`` (VGG16_Weights.IMAGENET1K_V1, to be fed with
             `TORCHVISION_NORMALIZATION`) or ``"caffe"`` (VGG16_Weights.IMAGENET1K_FEATURES, the
-            authors' own, to be fed with `CAFFE_NORMALIZATION`).
+            authors' own, to be fed with `CAFFE_NORMALIZATION`, without fc6 and fc7).
 
     Raises:
         OSError: The download failed.
@@ -143,11 +151,62 @@ def torchvision_state_dict(weights: str) -> dict[str, Tensor]:
         "torchvision": VGG16_Weights.IMAGENET1K_V1,
         "caffe": VGG16_Weights.IMAGENET1K_FEATURES,
     }[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
-    # torchvision numbers convolutions, ReLUs and poolings in one sequence, "features.N".
+    return from_torchvision(source)
+
+
+def conv_names() -> list[str]:
+    """``conv1_1 … conv5_3``."""
+    return [f"conv{s}_{p}" for s, (depth, _) in enumerate(STAGES, 1) for p in range(1, depth + 1)]
+
+
+def from_torchvision(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of torchvision's VGG-16 by this package's names, in float32.
+
+    Args:
+        source: ``features.N.*``, numbered through convolutions, ReLUs and poolings, and perhaps
+            ``classifier.N.*``.
+
+    Returns:
+        ``conv1_1.weight …`` and, where the classifier is there (torchvision fills with NaN what
+        it has not), ``fc6.*`` and ``fc7.*`` as `as_convolutions` gives them.
+
+    Raises:
+        ValueError: There are not thirteen convolutions.
+    """
     numbers = sorted({int(key.split(".")[1]) for key in source if key.startswith("features.")})
-    names = [f"conv{s}_{p}" for s, (depth, _) in enumerate(STAGES, 1) for p in range(1, depth + 1)]
-    return {
+    names = conv_names()
+    if len(numbers) != len(names):
+        raise ValueError(f"VGG-16 has {len(names)} convolutions, not {len(numbers)}.")
+    state = {
         f"{name}.{kind}": source[f"features.{number}.{kind}"].float()
         for name, number in zip(names, numbers, strict=True)
         for kind in ("weight", "bias")
+    }
+    layers = {"fc6": "classifier.0", "fc7": "classifier.3"}
+    found = {
+        f"{name}.{kind}": source[f"{theirs}.{kind}"].float()
+        for name, theirs in layers.items()
+        for kind in ("weight", "bias")
+        if f"{theirs}.{kind}" in source
+    }
+    if all(tensor.isfinite().all() for tensor in found.values()):
+        state |= as_convolutions(found)
+    return state
+
+
+def as_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """VGG-16's fully connected layers fc6 and fc7 as the convolutions they are (§3.1, §4.1).
+
+    fc6 sees all 7×7 cells of pool5 at once: it is a 7×7 convolution. fc7 is a 1×1 convolution.
+
+    Args:
+        state: ``fc6.weight`` [O, C · 49], channels first, and ``fc7.weight`` [O, O], of any shape
+            with as many values; everything else is passed on.
+    """
+    sides = {"fc6.weight": 7, "fc7.weight": 1}
+    return {
+        name: tensor.reshape(len(state[f"{name[:3]}.bias"]), -1, sides[name], sides[name])
+        if name in sides
+        else tensor
+        for name, tensor in state.items()
     }

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,15 +38,23 @@ from fcn_hub.checkpoint import (
     read_config,
     read_state_dict,
 )
-from fcn_hub.decoders import DeconvDecoder
+from fcn_hub.decoders import DeconvDecoder, ScoreDecoder
 from fcn_hub.files import atomic_write
 from fcn_hub.hub import commit_of, fetch_file, push_folder
 from fcn_hub.labels import LabelMap, LabelMapError
 
 CONFIG_VERSION = 1
-DECODERS = ("deconv",)
 # Keys of config.json beside the constructor's arguments; the second is for transformers.
 _NO_ARGUMENTS = ("config_version", "auto_map")
+
+# The decoders, and each one's own arguments with what they are where not given.
+_SCORES = {"fc_channels": 4096, "learn_interpolation": False}
+DECODERS: dict[str, dict[str, Any]] = {
+    "deconv": {"skips": 4, "bn_first": False},
+    "fcn32s": _SCORES,
+    "fcn16s": {**_SCORES, "at_once": False},
+    "fcn8s": {**_SCORES, "at_once": False},
+}
 
 Self = TypeVar("Self", bound="FCN")
 
@@ -66,8 +74,18 @@ class FCN(
 
     Args:
         num_classes: Number of classes, 1 to 65,536.
-        decoder: ``"deconv"``, five learned upsampling steps with skips (`DeconvDecoder`).
-        skips: How many pool outputs the decoder adds, deepest first, 0 to 4.
+        decoder: ``"deconv"``, five learned upsampling steps with skips (`DeconvDecoder`), or
+            ``"fcn32s"``, ``"fcn16s"`` or ``"fcn8s"``, the paper's networks (`ScoreDecoder`).
+        skips: For deconv: how many pool outputs the decoder adds, deepest first, 0 to 4; 4 where
+            None.
+        bn_first: For deconv: whether batch normalisation comes before the addition; False where
+            None.
+        fc_channels: For the paper's networks: channels of fc6 and fc7; VGG-16's 4096 where None.
+        learn_interpolation: For the paper's networks: whether training may change the
+            interpolations, which begin as bilinear ones; False where None.
+        at_once: For fcn16s and fcn8s: scale pool4 by 0.01 and pool3 by 0.0001, to train all
+            streams together from weights with the activations of the original VGG-16; False
+            where None.
         base_channels: Channels of the first stage; VGG-16 has 64.
         class_names: One unique name per class; ``class_0 …`` where None.
         class_colors: One unique RGB triple (0..255) per class; made up where None.
@@ -92,7 +110,11 @@ class FCN(
         num_classes: int = 21,
         decoder: str = "deconv",
         *,
-        skips: int = 4,
+        skips: int | None = None,
+        bn_first: bool | None = None,
+        fc_channels: int | None = None,
+        learn_interpolation: bool | None = None,
+        at_once: bool | None = None,
         base_channels: int = 64,
         class_names: Sequence[str] | None = None,
         class_colors: Sequence[Sequence[int]] | None = None,
@@ -102,18 +124,36 @@ class FCN(
         max_side: int | None = None,
     ) -> None:
         super().__init__()
-        if decoder not in DECODERS:
-            raise ConfigError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}.")
         self.decoder_name = decoder
+        self.decoder_options = _decoder_options(
+            decoder,
+            {
+                "skips": skips,
+                "bn_first": bn_first,
+                "fc_channels": fc_channels,
+                "learn_interpolation": learn_interpolation,
+                "at_once": at_once,
+            },
+        )
         self.num_classes = _integer("num_classes", num_classes, 1, 65_536)
-        self.skips = _integer("skips", skips, 0, 4)
         self.base_channels = _integer("base_channels", base_channels, 1, 1024)
         self.image_mean = _numbers("image_mean", image_mean, 0.0, 1.0)
         self.image_std = _numbers("image_std", image_std, 1e-6, 1e6)
         self.max_side = None if max_side is None else _integer("max_side", max_side, 1, 65_536)
         self.label_map = _label_map(self.num_classes, class_names, class_colors, ignore_index)
-        self.backbone = VGG16(self.base_channels)
-        self.decoder = DeconvDecoder(self.backbone.channels, self.num_classes, self.skips)
+        self.backbone: VGG16
+        self.decoder: DeconvDecoder | ScoreDecoder
+        if decoder == "deconv":
+            self.backbone = VGG16(self.base_channels)
+            self.decoder = DeconvDecoder(
+                self.backbone.channels, self.num_classes, **self.decoder_options
+            )
+        else:
+            stride = int(decoder.removeprefix("fcn").removesuffix("s"))
+            self.backbone = VGG16(self.base_channels, padding=100, ceil_mode=True)
+            self.decoder = ScoreDecoder(
+                self.backbone.channels, self.num_classes, stride, **self.decoder_options
+            )
         self._hub_mixin_config = self.config
 
     @property
@@ -123,7 +163,7 @@ class FCN(
             "config_version": CONFIG_VERSION,
             "num_classes": self.num_classes,
             "decoder": self.decoder_name,
-            "skips": self.skips,
+            **self.decoder_options,
             "base_channels": self.base_channels,
             **self.label_map.to_config(),
             "image_mean": list(self.image_mean),
@@ -133,15 +173,16 @@ class FCN(
 
     @property
     def num_parameters(self) -> int:
-        """Number of learned values; 18,644,373 with 21 classes."""
+        """Number of values in all weights; 18,644,373 for deconv with 21 classes."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute one logit per class and pixel.
 
-        The network itself works on multiples of its stride, 32. Any other size is padded with
-        zeros (the mean colour) on the right and at the bottom, and the logits are cropped to
-        match, so that pixel (0, 0) always meets the same phase of the pooling grid.
+        The deconvolution decoder works on multiples of 32. Any other size is padded with zeros
+        (the mean colour) on the right and at the bottom. The paper's networks pad every picture
+        by 100 on all sides. The logits are cropped to match, so that pixel (0, 0) always meets
+        the same phase of the pooling grid.
 
         Args:
             x: Normalised RGB pictures, float [N, 3, H, W] with any H, W ≥ 1:
@@ -156,8 +197,8 @@ class FCN(
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"Expected pictures as [N, 3, H, W], not {list(x.shape)}.")
         height, width = x.shape[-2:]
-        stride = self.decoder.stride
-        x = F.pad(x, (0, -width % stride, 0, -height % stride))
+        multiple = self.decoder.multiple
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
         return self.decoder(self.backbone(x))[..., :height, :width]
 
     @classmethod
@@ -185,7 +226,12 @@ class FCN(
         The Caffe weights' activations are huge and uneven, from 0.9 (conv5_3) to over 200
         (conv3_2), which drowns the decoder's deep path wherever a skip is added. They are divided
         by their mean, layer by layer (`VGG16.divide_activations`), which leaves the function
-        unchanged up to scale.
+        unchanged up to scale. `at_once`, which is the paper's answer to the same thing, keeps
+        them as they are.
+
+        fc6 and fc7 of the paper's networks are those of the classifier, as convolutions, where
+        the weights have them: torchvision's do. Otherwise they are random. For the original ones
+        import the Caffe file (`fcn_hub.importers`).
 
         Args:
             num_classes, decoder: As for the class.
@@ -214,15 +260,43 @@ class FCN(
                 raise CheckpointError(f"Could not download the weights: {error}.") from None
         else:
             state = read_state_dict(Path(weights), model.backbone, torch.float32, None)
-        model.backbone.load_state_dict(state)
+        model.transplant(state)
+        if model.decoder_options.get("at_once"):
+            return model
         if calibration is not None:
             mean = torch.tensor(model.image_mean).view(3, 1, 1)
             std = torch.tensor(model.image_std).view(3, 1, 1)
             divisors: Sequence[float] = model.backbone.mean_activations((calibration - mean) / std)
-            model.backbone.divide_activations(divisors)
         elif (model.image_mean, model.image_std) == CAFFE_NORMALIZATION:
-            model.backbone.divide_activations(CAFFE_MEAN_ACTIVATIONS)
+            divisors = CAFFE_MEAN_ACTIVATIONS
+        else:
+            return model
+        model.backbone.divide_activations(divisors)
+        if "fc6.weight" in state and isinstance(model.decoder, ScoreDecoder):
+            with torch.no_grad():
+                model.decoder.fc6.weight.mul_(divisors[-1])
         return model
+
+    def transplant(self, vgg16: Mapping[str, Tensor]) -> None:
+        """Take over the weights of VGG-16, the classifier.
+
+        Args:
+            vgg16: ``convX_Y.weight`` and ``convX_Y.bias`` for the backbone and perhaps ``fc6.*``
+                and ``fc7.*`` as convolutions, which go to a decoder that has such layers (Long
+                et al., 2015, §4.1), with as many channels.
+
+        Raises:
+            ValueError: A convolution is missing or has another shape.
+        """
+        own = self.decoder.state_dict()
+        fully_connected = {name: tensor for name, tensor in vgg16.items() if name[:2] == "fc"}
+        convolutions = {n: t for n, t in vgg16.items() if n not in fully_connected}
+        try:
+            self.backbone.load_state_dict(convolutions)
+        except RuntimeError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        if all(n in own and own[n].shape == t.shape for n, t in fully_connected.items()):
+            self.decoder.load_state_dict({**own, **fully_connected})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -397,6 +471,22 @@ class FCN(
         from fcn_hub.card import render_card
 
         return render_card(self, **values)
+
+
+def _decoder_options(decoder: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """A decoder's own arguments, checked and complete; `given` has None for those not given."""
+    if not isinstance(decoder, str) or decoder not in DECODERS:
+        raise ConfigError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}.")
+    options = {**DECODERS[decoder], **{k: v for k, v in given.items() if v is not None}}
+    if foreign := [key for key in options if key not in DECODERS[decoder]]:
+        raise ConfigError(f"The decoder {decoder} has no {listing(foreign)}.")
+    ranges = {"skips": (0, 4), "fc_channels": (1, 65_536)}
+    for key, value in options.items():
+        if key in ranges:
+            _integer(key, value, *ranges[key])
+        elif not isinstance(value, bool):
+            raise ConfigError(f"{key} must be true or false, not {value!r}.")
+    return options
 
 
 def _integer(key: str, value: Any, least: int, most: int) -> int:

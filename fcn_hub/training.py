@@ -58,8 +58,9 @@ from fcn_hub.evaluation import (
 )
 from fcn_hub.files import atomic_write
 from fcn_hub.labels import LabelMap
-from fcn_hub.model import FCN
+from fcn_hub.model import DECODERS, FCN
 from fcn_hub.segmenter import Segmenter
+from fcn_hub.surgery import adapt_classes, arguments_of, refine
 
 # isort: split
 # After fcn_hub.evaluation, which says what to install where Accelerate is missing.
@@ -108,8 +109,17 @@ class TrainingConfig:
     """What to start from: caffe or torchvision (VGG-16 on ImageNet), a .safetensors file with
     VGG-16's convolutions, random, or the folder or Hub id of an FCN. An FCN with other classes
     keeps all but its classifier."""
+    decoder: Literal["deconv", "fcn32s", "fcn16s", "fcn8s"] | None = None
+    """The decoder; where None, that of the FCN to start from, or deconv. A finer one than that
+    FCN's (fcn16s from fcn32s, fcn8s from fcn16s) begins with its scores."""
     skips: int = 4
-    """Pool outputs that the decoder adds, deepest first, 0 to 4."""
+    """For deconv: pool outputs that the decoder adds, deepest first, 0 to 4."""
+    fc_channels: int = 4096
+    """For the paper's networks: channels of fc6 and fc7."""
+    at_once: bool = False
+    """For fcn16s and fcn8s: scale pool4 and pool3 as the paper's at-once network does."""
+    learn_interpolation: bool = False
+    """For the paper's networks: train the interpolations, too."""
     base_channels: int = 64
     """Channels of the first stage; VGG-16 has 64. Only for --init random."""
     freeze_stages: int = 0
@@ -136,11 +146,17 @@ class TrainingConfig:
     """Change of brightness, contrast, saturation and hue."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with momentum 0.9."""
+    """AdamW, or SGD with momentum."""
+    momentum: float = 0.9
+    """Of SGD."""
     lr: float = 1e-3
     """Learning rate of the decoder at its peak."""
     backbone_lr: float = 0.1
     """The backbone's learning rate, as a factor on `lr`."""
+    fc_lr: float = 0.1
+    """The learning rate of fc6 and fc7 of the paper's networks, as a factor on `lr`."""
+    bias_lr: float = 1.0
+    """The learning rate of biases and batch normalisation, as a further factor."""
     weight_decay: float = 1e-2
     """Of weights; biases and batch normalisation have none."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
@@ -149,6 +165,9 @@ class TrainingConfig:
     """Steps over which the learning rate rises linearly."""
     clip: float = 5.0
     """Largest norm of the gradient; 0 for no limit."""
+    loss: Literal["mean", "sum"] = "mean"
+    """Mean or sum of the cross-entropy over the labelled pixels of a step. The sum takes learning
+    rates some 100,000 times smaller."""
     class_weighting: float = 0.0
     """Weigh classes by (median frequency / frequency) to this power; 0 weighs all the same."""
     label_smoothing: float = 0.0
@@ -347,34 +366,6 @@ def check_data(config: TrainingConfig) -> list[DatasetReport]:
     return [check(_open_split(config, split, verify=False)) for split in splits]
 
 
-def adapt_classes(model: FCN, labels: LabelMap) -> FCN:
-    """The same network for other classes: every tensor is kept but those of the classifier.
-
-    Args:
-        model: A trained network.
-        labels: The classes wanted. Where their names are the model's own, in the same order,
-            the classifier is kept, too.
-
-    Returns:
-        A new network; what depends on the classes is random.
-    """
-    adapted = FCN(**{**_arguments(model), "num_classes": len(labels), **labels.to_config()})
-    kept = model.state_dict()
-    if labels.names != model.label_map.names:
-        # What depends on the classes is what has another shape with one class more.
-        more = LabelMap.from_names(map(str, range(len(model.label_map) + 1)))
-        with torch.device("meta"):
-            larger = FCN(**{**_arguments(model), "num_classes": len(more), **more.to_config()})
-        shapes = {name: tensor.shape for name, tensor in larger.state_dict().items()}
-        kept = {name: kept[name] for name in kept if kept[name].shape == shapes[name]}
-    adapted.load_state_dict({**adapted.state_dict(), **kept})
-    return adapted.train(model.training)
-
-
-def _arguments(model: FCN) -> dict[str, Any]:
-    return {key: value for key, value in model.config.items() if key != "config_version"}
-
-
 def _start(config: TrainingConfig, command: str | None) -> _Run:
     """A new run, or the one in the folder as its state file left it."""
     folder = config.folder
@@ -442,18 +433,23 @@ def _open_split(config: TrainingConfig, split: str, *, verify: bool = True) -> S
 
 
 def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
+    decoder = config.decoder or "deconv"
+    options = {name: getattr(config, name) for name in DECODERS[decoder] if hasattr(config, name)}
     shape = {
-        "skips": config.skips,
         "base_channels": config.base_channels,
         "max_side": config.max_side,
+        **options,
         **labels.to_config(),
     }
     if config.init == "random":
-        return FCN(len(labels), **shape)
+        return FCN(len(labels), decoder, **shape)
     if config.init in ("caffe", "torchvision") or config.init.endswith(".safetensors"):
-        return FCN.from_imagenet(len(labels), weights=config.init, **shape)
+        return FCN.from_imagenet(len(labels), decoder, weights=config.init, **shape)
     model = FCN.from_pretrained(config.init)
     model.max_side = config.max_side or model.max_side
+    wanted = {name: True for name in ("at_once", "learn_interpolation") if getattr(config, name)}
+    if wanted or config.decoder not in (None, model.decoder_name):
+        model = refine(model, config.decoder or model.decoder_name, **wanted)
     return adapt_classes(model, labels)
 
 
@@ -492,16 +488,24 @@ def _prepare_to_train(config: TrainingConfig, model: FCN, accelerator: Accelerat
 
 
 def _optimizer(config: TrainingConfig, model: FCN) -> torch.optim.Optimizer:
+    decoder = dict(model.decoder.named_children())
+    fully_connected = [decoder.pop(name) for name in ("fc6", "fc7") if name in decoder]
+    parts = (
+        ([model.backbone], config.backbone_lr),
+        (decoder.values(), 1.0),
+        (fully_connected, config.fc_lr),
+    )
     groups = []
-    for part, factor in ((model.backbone, config.backbone_lr), (model.decoder, 1.0)):
-        learned = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    for modules, factor in parts:
+        learned = [p for module in modules for p in module.parameters() if p.requires_grad]
         weights = [parameter for parameter in learned if parameter.ndim > 1]
         others = [parameter for parameter in learned if parameter.ndim <= 1]
-        for group, decay in ((weights, config.weight_decay), (others, 0.0)):
-            groups.append({"params": group, "weight_decay": decay, "peak": config.lr * factor})
+        peak = config.lr * factor
+        groups.append({"params": weights, "weight_decay": config.weight_decay, "peak": peak})
+        groups.append({"params": others, "weight_decay": 0.0, "peak": peak * config.bias_lr})
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, config.lr, momentum=0.9)
+        return torch.optim.SGD(groups, config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, config.lr)
 
 
@@ -554,10 +558,10 @@ def _set_learning_rate(run: _Run) -> float:
 
 
 def _backward(run: _Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Gradients of the mean loss over the labelled pixels of all batches of all processes.
+    """Gradients of the loss over the labelled pixels of all batches of all processes.
 
-    Each pixel counts as much as its class's weight. Means of means would be something else,
-    since batches differ in how many labelled pixels they have.
+    Each pixel counts as much as its class's weight. The mean is that of all of them: means of
+    means would be something else, since batches differ in how many labelled pixels they have.
 
     Returns:
         This process's part of that loss; the parts add up.
@@ -569,6 +573,8 @@ def _backward(run: _Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     std = torch.tensor(run.model.image_std, device=device).view(3, 1, 1)
     weights = [_weight(labels, run.class_weights, labels_of.ignore_index) for _, labels in batches]
     total = accelerator.reduce(torch.stack(weights).sum(), "sum").clamp(min=1e-9)
+    if config.loss == "sum":
+        total = torch.ones_like(total)
     loss = torch.zeros((), device=device)
     for position, (pictures, labels) in enumerate(batches, start=1):
         last = position == len(batches)
@@ -700,7 +706,7 @@ def _save(run: _Run) -> None:
         "step": run.step,
         "seconds": run.seconds,
         "evaluations": run.evaluations,
-        "model": _arguments(run.model),
+        "model": arguments_of(run.model),
         "weights": run.model.state_dict(),
         "average": run.average.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -716,11 +722,13 @@ def _save(run: _Run) -> None:
 
 
 def _restore(run: _Run, state: dict[str, Any]) -> None:
-    before, now = state["identity"], run.identity
-    if changed := [name for name in now if now[name] != before.get(name)]:
+    # Options that are newer than the run stand at their defaults.
+    options = {each.name: each.default for each in fields(TrainingConfig)}
+    before, now = {**options, **state["identity"]}, run.identity
+    if changed := [name for name in now if now[name] != before[name]]:
         raise TrainingError(
             f"{run.config.folder} holds a run with other options: "
-            + ", ".join(f"{name} {before.get(name)!r}, not {now[name]!r}" for name in changed)
+            + ", ".join(f"{name} {before[name]!r}, not {now[name]!r}" for name in changed)
             + ". Choose another --run-dir, or discard it with --resume never."
         )
     run.step, run.evaluations = state["step"], state["evaluations"]

@@ -15,7 +15,7 @@ from fcn_hub.backbone import CAFFE_NORMALIZATION, TORCHVISION_NORMALIZATION, VGG
 
 
 def plain_twin(model: FCN) -> PlainFCN:
-    plain = PlainFCN(model.num_classes, model.base_channels, model.skips)
+    plain = PlainFCN(model.num_classes, model.base_channels, model.config["skips"])
     plain.load_state_dict({k.split(".", 1)[1]: v for k, v in model.state_dict().items()})
     return plain.train(model.training)
 
@@ -110,7 +110,7 @@ def test_a_built_in_label_map_fits_the_constructor():
         ({"num_classes": 0}, "num_classes must be an integer in 1..65536, not 0"),
         ({"num_classes": "21"}, "num_classes must be an integer"),
         ({"num_classes": True}, "num_classes must be an integer"),
-        ({"decoder": "unet"}, "decoder must be one of deconv, not 'unet'"),
+        ({"decoder": "unet"}, "decoder must be one of deconv, fcn32s, fcn16s, fcn8s, not 'unet'"),
         ({"skips": 5}, "skips must be an integer in 0..4, not 5"),
         ({"base_channels": 0}, "base_channels must be an integer"),
         ({"image_mean": torch.zeros(3)}, "image_mean must be three numbers"),

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from fcn_hub import __version__
 from fcn_hub.datasets import SegmentationDataset, open_dataset
-from fcn_hub.files import atomic_write
+from fcn_hub.files import write_json
 from fcn_hub.hub import identity
 from fcn_hub.labels import LabelMap, LabelMapError
 from fcn_hub.metrics import ConfusionMatrix, SegmentationMetrics
@@ -395,14 +395,6 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write a record whole or not at all, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def compare(

@@ -54,9 +54,8 @@ from fcn_hub.evaluation import (
     spread,
     stacked,
     versions,
-    write_json,
 )
-from fcn_hub.files import atomic_write
+from fcn_hub.files import atomic_write, write_json
 from fcn_hub.labels import LabelMap
 from fcn_hub.model import DECODERS, FCN
 from fcn_hub.segmenter import Segmenter

@@ -240,7 +240,9 @@ def small_vgg(channels: int, fc: int) -> nn.Module:
     from torchvision.models.vgg import VGG, cfgs, make_layers
 
     widths = [each if each == "M" else each * channels // 64 for each in cfgs["D"]]
-    vgg = VGG(make_layers(widths), init_weights=False)
+    with torch.device("meta"):  # the classifier that it makes is a large one
+        vgg = VGG(nn.Identity(), init_weights=False)
+    vgg.features = make_layers(widths)
     vgg.classifier[0] = nn.Linear(49 * 8 * channels, fc)
     vgg.classifier[3] = nn.Linear(fc, fc)
     vgg.classifier[6] = nn.Linear(fc, 10)

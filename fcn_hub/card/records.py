@@ -151,6 +151,25 @@ def training_facts(training: dict[str, Any], source: Source | None) -> dict[str,
     }
 
 
+def origin_facts(training: dict[str, Any]) -> dict[str, Any] | None:
+    """Where weights are from that were taken over from other code (`fcn_hub.importers`)."""
+    record = value_at(training, "imported", dict)
+    if record is None:
+        return None
+    rows = {
+        "Weights": "title",
+        "From": "link",
+        "File": "file",
+        "Its SHA-256": "sha256",
+        "Read as": "format",
+        "Taken over on": "date",
+    }
+    return {
+        "published": line_at(record, "published"),
+        "rows": [(name, line_at(record, key) or "Not known.") for name, key in rows.items()],
+    }
+
+
 def _training_data(training: dict[str, Any], source: Source | None) -> str | None:
     name = source.title if source else line_at(training, "dataset.name")
     split = line_at(training, "dataset.train.split")

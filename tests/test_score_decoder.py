@@ -236,16 +236,16 @@ def test_tiles_agree_with_one_pass(decoder):
 
 
 def small_vgg(channels: int, fc: int) -> nn.Module:
-    """torchvision's VGG-16 with fewer channels."""
-    from torchvision.models.vgg import VGG, cfgs, make_layers
+    """torchvision's VGG-16 with fewer channels: its features and its classifier."""
+    from torchvision.models.vgg import cfgs, make_layers
 
     widths = [each if each == "M" else each * channels // 64 for each in cfgs["D"]]
-    with torch.device("meta"):  # the classifier that it makes is a large one
-        vgg = VGG(nn.Identity(), init_weights=False)
+    vgg = nn.Module()
     vgg.features = make_layers(widths)
-    vgg.classifier[0] = nn.Linear(49 * 8 * channels, fc)
-    vgg.classifier[3] = nn.Linear(fc, fc)
-    vgg.classifier[6] = nn.Linear(fc, 10)
+    first, second, last = nn.Linear(49 * 8 * channels, fc), nn.Linear(fc, fc), nn.Linear(fc, 10)
+    vgg.classifier = nn.Sequential(
+        *(first, nn.ReLU(), nn.Dropout()), *(second, nn.ReLU(), nn.Dropout()), last
+    )
     return vgg.eval()
 
 

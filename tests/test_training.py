@@ -26,10 +26,10 @@ from accelerate.state import AcceleratorState, GradientState
 from fcn_hub import FCN, LabelMap
 from fcn_hub import training as training_module
 from fcn_hub.datasets import DatasetError, open_dataset
+from fcn_hub.surgery import adapt_classes
 from fcn_hub.training import (
     TrainingConfig,
     TrainingError,
-    adapt_classes,
     check_data,
     learning_rate_factor,
     parse_config,
@@ -307,7 +307,8 @@ def assert_close_runs(one: str, other: str) -> None:
         assert torch.allclose(states[0][name], states[1][name], rtol=1e-4, atol=1e-6), name
 
 
-def test_the_loss_is_the_mean_of_torchs_cross_entropy(options, monkeypatch):
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_is_torchs_cross_entropy(options, monkeypatch, reduction):
     seen = {}
     backward = training_module._backward
 
@@ -316,7 +317,12 @@ def test_the_loss_is_the_mean_of_torchs_cross_entropy(options, monkeypatch):
         logits = run.model((pictures / 255 - torch.tensor(run.model.image_mean).view(3, 1, 1))
                            / torch.tensor(run.model.image_std).view(3, 1, 1))  # fmt: skip
         seen["expected"] = torch.nn.functional.cross_entropy(
-            logits, labels.long(), run.class_weights, ignore_index=255, label_smoothing=0.1
+            logits,
+            labels.long(),
+            run.class_weights,
+            ignore_index=255,
+            label_smoothing=0.1,
+            reduction=reduction,
         ).item()
         seen["loss"] = backward(run, batches).item()
         return torch.tensor(seen["loss"])
@@ -326,6 +332,7 @@ def test_the_loss_is_the_mean_of_torchs_cross_entropy(options, monkeypatch):
         TrainingConfig(
             **options
             | {"steps": 1, "class_weighting": 1.0, "label_smoothing": 0.1, "freeze_bn": True}
+            | {"loss": reduction}
         )
     )
     assert seen["loss"] == pytest.approx(seen["expected"], rel=1e-5)
@@ -619,11 +626,103 @@ def test_a_change_of_the_data_is_refused(options, toy, tmp_path):
         train(TrainingConfig(**options | {"data_root": str(smaller)}))
 
 
+def test_a_run_from_before_an_option_was_there_goes_on_with_its_default(options):
+    train(TrainingConfig(**options | {"max_minutes": 0.0}))
+    file = Path(options["run_dir"]) / "last" / "state.pt"
+    state = state_of(options["run_dir"])
+    del state["identity"]["bias_lr"], state["identity"]["decoder"]
+    torch.save(state, file)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(TrainingError, match=r"bias_lr 1\.0, not 2\.0"):
+        train(TrainingConfig(**options | {"bias_lr": 2.0}))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(TrainingConfig(**options))
+    assert state_of(options["run_dir"])["step"] == 4
+
+
 def test_to_begin_afresh_discards_the_run(options):
     train(TrainingConfig(**options | {"seed": 1, "eval_every": 2}))
     train(TrainingConfig(**options | {"resume": "never", "steps": 2}))
     assert [line["step"] for line in curve_of(options["run_dir"])] == [1, 2]
     assert not (Path(options["run_dir"]) / "predictions").exists()
+
+
+# --- the paper's networks -----------------------------------------------------------------------
+
+PAPER = {"decoder": "fcn8s", "fc_channels": 6, "base_channels": 4}
+
+
+def test_fcn8s_learns_to_name_colours(options):
+    train(TrainingConfig(**options | PAPER | {"fc_channels": 16, "steps": 30, "lr": 0.02,
+                                              "backbone_lr": 0.5, "fc_lr": 0.5, "warmup": 5,
+                                              "eval_every": 30}))  # fmt: skip
+    losses = [line["loss"] for line in curve_of(options["run_dir"])]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    best = FCN.from_pretrained(Path(options["run_dir"]) / "best")
+    assert best.decoder_name == "fcn8s"
+
+
+def test_fc6_and_fc7_scores_and_biases_learn_at_their_own_rates(options):
+    train(TrainingConfig(**options | PAPER | {"backbone_lr": 0.5, "fc_lr": 0.25, "bias_lr": 2.0,
+                                              "lr": 0.01}))  # fmt: skip
+    groups = state_of(options["run_dir"])["optimizer"]["param_groups"]
+    assert [(round(group["peak"], 6), len(group["params"])) for group in groups] == [
+        *((0.005, 13), (0.01, 13)),  # the backbone's weights and biases
+        *((0.01, 3), (0.02, 3)),  # the scores'
+        *((0.0025, 2), (0.005, 2)),  # those of fc6 and fc7
+    ]
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_interpolations_are_trained_only_on_request(options, learn):
+    train(TrainingConfig(**options | PAPER | {"learn_interpolation": learn}))
+    start = FCN(3, **PAPER).state_dict()
+    weights = state_of(options["run_dir"])["weights"]
+    same = {name for name in start if "upscore" in name and torch.equal(start[name], weights[name])}
+    assert len(same) == (0 if learn else 3)
+
+
+def test_a_run_refines_a_coarser_network(options, tmp_path):
+    torch.manual_seed(5)
+    parent = FCN(3, **PAPER | {"decoder": "fcn32s"}, class_names=["red", "green", "blue"])
+    torch.nn.init.normal_(parent.decoder.score_fr.weight)
+    parent.save_pretrained(tmp_path / "fcn32s")
+    start = options | {"init": str(tmp_path / "fcn32s"), "lr": 0.0, "steps": 1}
+    train(TrainingConfig(**start | {"decoder": "fcn16s", "at_once": True}))
+    state = state_of(options["run_dir"])
+    assert (state["model"]["decoder"], state["model"]["at_once"]) == ("fcn16s", True)
+    for name in ("decoder.score_fr.weight", "decoder.fc6.weight"):
+        assert torch.equal(state["weights"][name], parent.state_dict()[name])
+    # Without a word of the decoder it stays what it is.
+    train(TrainingConfig(**start | {"run_dir": str(tmp_path / "other")}))
+    assert state_of(tmp_path / "other")["model"]["decoder"] == "fcn32s"
+
+
+def test_sgd_has_the_momentum_asked_for(options):
+    train(TrainingConfig(**options | {"optimizer": "sgd", "momentum": 0.99, "steps": 1}))
+    groups = state_of(options["run_dir"])["optimizer"]["param_groups"]
+    assert {group["momentum"] for group in groups} == {0.99}
+
+
+RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_recipes_are_those_of_the_authors_and_run(options, recipe):
+    smaller = options | {"base_channels": 2, "fc_channels": 3, "steps": 2}
+    del smaller["batch_size"], smaller["warmup"]
+    words = ["--config", str(recipe), *training_module._arguments_of(smaller)]
+    config = parse_config(words)
+    train(config)
+    whole = parse_config(["--config", str(recipe), "--dataset", "voc", "--data-root", "VOC"])
+    assert (config.momentum, config.loss, config.batch_size) == (0.99, "sum", 1)
+    # As in the solver.prototxt of each network.
+    rates = {"fcn32s": 1e-10, "fcn16s": 1e-12, "fcn8s": 1e-14, "fcn8s-atonce": 1e-10}
+    assert whole.lr == rates[recipe.stem.removesuffix("-heavy")]
+    assert whole.steps == (300_000 if whole.at_once else 100_000)
+    curve = curve_of(options["run_dir"])
+    assert [line["lr"] for line in curve] == [whole.lr] * 2
+    assert all(line["loss"] > 100 for line in curve)  # of 32×48 pixels, not their mean
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class VGG16(nn.Module):
     ) -> None:
         super().__init__()
         self.ceil_mode = ceil_mode
+        self.margin = padding - 1  # pixels that come before the picture's first, on each side
         self.channels = tuple(base_channels * factor for _, factor in STAGES)
         channels_in = 3
         for stage, (depth, _) in enumerate(STAGES, start=1):
@@ -76,7 +77,7 @@ class VGG16(nn.Module):
 
         Returns:
             pool1 … pool5, float [N, C_i, H // 2^i, W // 2^i]: strides 2, 4, 8, 16 and 32. Where
-            `padding` is not 1, H and W are 2 · (padding - 1) larger.
+            `padding` is not 1, H and W are first made larger by `margin` on each side.
         """
         pools = []
         for convs in self.stages():

@@ -330,7 +330,7 @@ def _info(args: argparse.Namespace) -> int:
     print(_printable(args.model))
     for key, value in {**facts, **model.config}.items():
         if key not in ("class_names", "class_colors"):
-            print(f"  {key:16}{f'{value:,}' if key in facts else json.dumps(value)}")
+            print(f"  {key:20}{f'{value:,}' if key in facts else json.dumps(value)}")
     print("  classes")
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for entry, (red, green, blue) in zip(classes, model.label_map.colors, strict=True):

@@ -56,11 +56,14 @@ def read_out(segmenter: Segmenter, picture: Image.Image) -> ReadOuts:
     std = torch.tensor(model.image_std, device=segmenter.device).view(3, 1, 1)
     x = ((pixels / 255 - mean) / std).to(segmenter.dtype)
     # To multiples of the stride, as the network itself does it.
-    x = F.pad(x, (0, -width % 32, 0, -height % 32))
+    multiple = model.decoder.multiple
+    x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
     pools = model.backbone(x.contiguous(memory_format=torch.channels_last))
     heat = []
     for stride, pool in zip(reversed(STRIDES), pools, strict=True):
-        inside = pool[0, :, : -(-height // stride), : -(-width // stride)]
+        first = model.backbone.margin // stride
+        rows, columns = -(-height // stride), -(-width // stride)
+        inside = pool[0, :, first : first + rows, first : first + columns]
         heat.append(inside.float().mean(dim=0).cpu().numpy())
     build_up = []
     for stride in STRIDES:
@@ -77,7 +80,9 @@ def withhold(pools: Sequence[Tensor], stride: int) -> list[Tensor]:
     withheld = []
     for own, pool in zip(reversed(STRIDES), pools, strict=True):
         if own < stride:
-            cells = F.avg_pool2d(pool, stride // own)
-            pool = F.interpolate(cells, size=pool.shape[-2:], mode="nearest")
+            rows, columns = pool.shape[-2:]
+            cells = F.avg_pool2d(pool, stride // own, ceil_mode=True)
+            cells = F.interpolate(cells, scale_factor=stride // own, mode="nearest")
+            pool = cells[..., :rows, :columns]
         withheld.append(pool)
     return withheld

@@ -95,8 +95,14 @@ def test_withholding_keeps_how_much_and_forgets_where():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 71)])
-def test_the_last_stage_is_the_networks_own_answer(size):
-    segmenter = Segmenter(make_tiny_model(), device="cpu", dtype="float32")
+@pytest.mark.parametrize("decoder", ["deconv", "fcn32s", "fcn8s"])
+def test_the_last_stage_is_the_networks_own_answer(size, decoder):
+    options = {} if decoder == "deconv" else {"fc_channels": 6}
+    model = make_tiny_model(decoder=decoder, **options)
+    for parameter in model.decoder.parameters():  # scores begin at zero
+        if not parameter.any():
+            torch.nn.init.normal_(parameter)
+    segmenter = Segmenter(model, device="cpu", dtype="float32")
     picture = Image.fromarray(make_picture(*size))
     found = read_outs.read_out(segmenter, picture)
     assert len(found.build_up) == len(found.heat) == len(read_outs.STRIDES) == 5

@@ -2,6 +2,8 @@
 must be those of the original arithmetic, BGR in 0..255 less the mean."""
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fcn_hub.backbone import CAFFE_MEAN_ACTIVATIONS, CAFFE_NORMALIZATION, TORCHV
 from fcn_hub.importers import RELEASES, convert_checkpoint, import_checkpoint
 from fcn_hub.importers.caffemodel import read_caffemodel
 
+ROOT = Path(__file__).parents[1]
 VOC_MEAN = (104.00699, 116.66877, 122.67892)
 VGG_MEAN = (103.939, 116.779, 123.68)
 STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
@@ -330,6 +333,40 @@ def test_an_unknown_file_is_said_to_be_of_unknown_origin(tmp_path):
     assert "mine.caffemodel" in card
     assert "*published*" not in card
     assert "license: unknown" in card
+
+
+def script(*words: object) -> None:
+    program = runpy.run_path(str(ROOT / "scripts" / "import_weights.py"))
+    program["main"]([str(word) for word in words])
+
+
+def test_the_script_puts_a_decoder_on_vgg16(tmp_path, capsys):
+    write_caffemodel(tmp_path / "vgg.caffemodel", caffe_names(small_vgg(channels=4, fc=12)))
+    script(tmp_path / "vgg.caffemodel", tmp_path / "fcn", "--decoder", "fcn8s", "--labels",
+           "camvid", "--config", '{"at_once": true}', "--release", "vgg16")  # fmt: skip
+    model = FCN.from_pretrained(tmp_path / "fcn")
+    assert (model.decoder_name, model.label_map) == ("fcn8s", LabelMap.CAMVID)
+    assert model.config["at_once"] is True
+    assert "fcn8s, 11 classes" in capsys.readouterr().out
+    assert "VGG-16 for ImageNet" in (tmp_path / "fcn" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.pth"], "There is no file"),
+        (["fcn.pth", "--config", '{"skips": 9}'], "decoder fcn8s has no skips"),
+        (["fcn.pth", "--config", '{"colour": 1}'], "colour"),
+        (["fcn.pth", "--num-classes", "4"], "num_classes|do not fit"),
+    ],
+)
+def test_the_script_says_what_is_wrong_in_one_line(tmp_path, words, message):
+    torch.save(original(8).state_dict(), tmp_path / "fcn.pth")
+    file, *more = words
+    with pytest.raises(SystemExit, match=message) as caught:
+        script(tmp_path / file, tmp_path / "fcn", *more)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "fcn").exists()
 
 
 # --- files that are not what they should be ------------------------------------------------------

@@ -262,6 +262,8 @@ def _vgg16(path: Path, state: _State, config: dict[str, Any], *, bgr: bool = Tru
         "image_mean": CAFFE_NORMALIZATION[0],
         "image_std": CAFFE_NORMALIZATION[1],
     }
+    if config.get("class_names") is not None:
+        defaults["num_classes"] = len(config["class_names"])
     fully_connected = {n: t for n, t in state.items() if n.startswith("fc")}
     if not fully_connected or config.get("decoder", "deconv") == "deconv":
         return _backbone(state, bgr), defaults

@@ -114,14 +114,15 @@ def draw() -> None:
     sys.path.insert(0, str(ROOT / "space"))
     from read_outs import STRIDES, read_out
 
-    picture = Image.open(ROOT / "space" / "examples" / "cat.jpg").convert("RGB")
+    picture = Image.open(ROOT / "space" / "examples" / "astronaut.jpg").convert("RGB")
     picture.thumbnail((300, 300))
     width, height = picture.size
     folders = sorted(path for path in (ROOT / "checkpoints").iterdir() if path.is_dir())
     step_x, step_y, head = width + 8, height + 8, 26
-    sheet = Image.new("RGB", (6 * step_x - 8, len(folders) * (step_y + head)), "white")
+    rows = 2 * len(folders)  # of three panels each
+    sheet = Image.new("RGB", (3 * step_x - 8, rows * (step_y + head)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for row, folder in enumerate(folders):
+    for number, folder in enumerate(folders):
         segmenter = Segmenter.from_pretrained(folder, device="cpu", dtype="float32")
         found = read_out(segmenter, picture)
         confidence = torch.ones(height, width).numpy()
@@ -129,7 +130,8 @@ def draw() -> None:
         for stride, labels in zip(STRIDES, found.build_up, strict=True):
             result = Segmentation(picture, labels.astype("uint8"), confidence, segmenter.labels)
             panels.append((f"place up to stride {stride}", result.overlay(0.65)))
-        for column, (title, panel) in enumerate(panels):
+        for position, (title, panel) in enumerate(panels):
+            row, column = divmod(6 * number + position, 3)
             top = row * (step_y + head)
             pen.text((column * step_x, top + 4), title, fill="#1f2933", font=font)
             sheet.paste(panel, (column * step_x, top + head))

@@ -7,6 +7,7 @@ needs the network or a trained model, is opened with ```python no-run.
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import xml.etree.ElementTree as ET
@@ -133,6 +134,17 @@ def test_the_table_of_stages_is_the_real_network() -> None:
     # Name, channels, stride, size, parameters: all columns but the operation, which is words.
     assert [(row[0], *row[2:]) for row in rows] == stages
     assert sum(int(row[-1].replace(",", "")) for row in rows) == model.num_parameters == 18_644_373
+
+
+def test_the_table_of_decoders_is_computed_from_them() -> None:
+    gallery = runpy.run_path(str(ROOT / "scripts" / "decoder_gallery.py"))
+    record = json.loads((FIGURES / "decoders.json").read_text(encoding="utf-8"))
+
+    for (name, options, _), row in zip(gallery["DECODERS"], record["decoders"], strict=True):
+        found = gallery["computed"](options)
+        assert {key: row[key] for key in found} == found, name
+    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    assert gallery["BEGIN"] + gallery["table"](record) + gallery["END"] in page
 
 
 def test_the_table_of_mean_activations_is_the_one_in_use() -> None:

@@ -96,7 +96,7 @@ def test_an_actor_that_is_killed_in_the_middle_is_replaced(cluster, config, expe
 
 def test_what_no_repetition_would_mend_ends_the_run_in_one_sentence(cluster, config):
     broken = replace(config, device="cuda:9")
-    with pytest.raises(EngineError, match="^The device 'cuda:9' is not available here.$"):
+    with pytest.raises(EngineError, match=r"^The device 'cuda:9' is not available here\.$"):
         predict(broken)
 
 

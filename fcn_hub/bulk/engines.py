@@ -89,7 +89,7 @@ class _Actor:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong in the worker: the last line of Ray's account, without the exception's name."""
+    """What went wrong in the worker: the end of Ray's account, without the exception's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return re.sub(r"^[\w.]+: ", "", last)

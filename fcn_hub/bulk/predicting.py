@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -19,7 +18,7 @@ from fcn_hub.bulk.engines import RayPool, Work, local
 from fcn_hub.bulk.plan import Plan, make_plan
 from fcn_hub.bulk.shards import MaskFormat, ShardWriter, counts, shard_path
 from fcn_hub.bulk.sources import Opener, entries
-from fcn_hub.files import atomic_write
+from fcn_hub.files import write_json
 from fcn_hub.hub import identity
 from fcn_hub.segmenter import Segmenter
 
@@ -153,7 +152,7 @@ def predict(config: PredictConfig) -> Report:
             bar.update(size)
     report = Report(sum(sizes) - failed, failed, skipped, monotonic() - began)
     values = {**asdict(report), "pictures_per_second": report.pictures_per_second}
-    _write_json(folder / _REPORT, values)
+    write_json(folder / _REPORT, values)
     return report
 
 
@@ -176,7 +175,7 @@ def _resumed(config: PredictConfig, model: dict[str, Any], folder: Path) -> Plan
 def _planned(config: PredictConfig, model: dict[str, Any], folder: Path) -> Plan:
     if any(folder.glob("part-*.parquet")):
         raise PredictError(f"{folder} holds Parquet files of something else; choose another.")
-    _write_json(folder / _RUN, _identity(config, model))
+    write_json(folder / _RUN, _identity(config, model))
     found = chain.from_iterable(
         entries(source, config.split, config.image_column) for source in config.sources
     )
@@ -236,8 +235,3 @@ def _remove_leftovers(folder: Path) -> None:
     """Of processes that were killed while they wrote."""
     for path in chain(folder.glob(".*.tmp"), folder.glob("masks/**/.*.tmp")):
         path.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + os.linesep, encoding="utf-8")

@@ -1,66 +1,67 @@
 // Many pictures: sent one after the other, answered one after the other, taken home as one ZIP.
 
-const find = (selector) => element.querySelector(selector);
-const say = (key, values = {}) =>
-  props.texts[props.label === "zh" ? "zh" : "en"][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-
-const button = find(".fcn-many"), input = find(".fcn-manyfiles"), gallery = find(".fcn-gallery");
+const stage = find(".fcn-stage"), others = find(".fcn-others"), input = find(".fcn-manyfiles"), gallery = find(".fcn-gallery");
 const status = find(".fcn-batch-status"), bar = find("progress"), zip = find(".fcn-zip");
 let asked = 0;
-let message = null;
-
-window.fcnHub = window.fcnHub || {};
+let working = false;
+let message = ["batch_first", {}];
 
 function tell(key, values = {}) {
-  message = key && [key, values];
-  status.textContent = key ? say(key, values) : "";
+  message = [key, values];
+  status.textContent = say(key, values);
 }
 
 function translate() {
-  for (const node of element.querySelectorAll("[data-t]")) node.textContent = say(node.dataset.t);
-  bar.setAttribute("aria-label", say("batch_title"));
+  showTexts();
   find(".fcn-batch-lead").textContent = say("batch_lead", { most: props.most });
-  if (message) tell(...message);
+  tell(...message);
 }
 
 function stop(key, values) {
-  button.disabled = false;
+  working = false;
+  stage.dataset.state = gallery.children.length ? "ready" : "empty";
+  others.disabled = stage.dataset.state === "empty";
   bar.hidden = true;
   tell(key, values);
 }
 
-button.onclick = () => input.click();
-input.onchange = async () => {
+for (const button of findAll(".fcn-many")) button.onclick = () => input.click();
+input.onchange = () => {
   const files = [...input.files];
   input.value = "";
+  send(files);
+};
+onEvent("fcn-files-batch", (files) => working || send(files));
+
+async function send(files) {
   if (!files.length) return;
   asked += 1;
   gallery.replaceChildren();
   zip.hidden = true;
   if (files.length > props.most) return stop("batch_too_many", { most: props.most });
   const request = asked;
-  button.disabled = true;
+  working = others.disabled = true;
+  stage.dataset.state = "ready";
   bar.hidden = false;
-  const sent = [];
+  const uploads = [];
   for (const file of files) {
     if (file.size > props.max_bytes) {
       add({ file: file.name, error: "bytes" });
       continue;
     }
-    bar.value = sent.length / files.length / 4; // a quarter of the bar is for sending
-    tell("batch_sending", { done: sent.length, total: files.length });
+    bar.value = uploads.length / files.length / 4; // a quarter of the bar is for sending
+    tell("batch_sending", { done: uploads.length, total: files.length });
     try {
-      const { path } = await upload(file);
-      sent.push({ path, orig_name: file.name, meta: { _type: "gradio.FileData" } });
+      uploads.push(fileData(await upload(file), file.name));
     } catch {
       add({ file: file.name, error: "upload" });
     }
     if (request !== asked) return;
   }
-  if (!sent.length) return stop("batch_none");
-  window.fcnHub.batch = [sent, window.fcnHub.model, asked];
+  if (!uploads.length) return stop("batch_none");
+  window.fcnHub.batch = [uploads, window.fcnHub.model, asked];
   trigger("submit");
-};
+}
 
 // `error` is one of the kinds that the texts know.
 function add({ file, error, thumbnail, classes }) {
@@ -72,8 +73,7 @@ function add({ file, error, thumbnail, classes }) {
     image.alt = classes.map((each) => each.name).join(", ");
     item.append(image);
   }
-  const limits = { megabytes: props.max_bytes >> 20, megapixels: Math.round(props.max_pixels / 1e6) };
-  caption.textContent = error ? `${file}: ${say(`error_${error}`, limits)}` : file;
+  caption.textContent = error ? `${file}: ${say(`error_${error}`, limits())}` : file;
   item.classList.toggle("fcn-failed", Boolean(error));
   item.append(caption);
   gallery.append(item);

@@ -6,6 +6,8 @@ in the catalog loads nothing.
 
 import json
 import os
+import re
+import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -143,7 +145,8 @@ def describe(source: Source) -> dict[str, Any]:
 
     Returns:
         ``name``, ``revision``, ``link``, ``parameters``, ``classes`` (index, name, colour each),
-        ``licence`` and ``evaluation`` (mean_iu, pixel_accuracy, pictures, protocol).
+        ``summary`` (how the card begins, as plain text), ``licence``, ``licence_link`` and
+        ``evaluation`` (mean_iu, pixel_accuracy, pictures, protocol).
     """
     config = read_config(fetch_file(source.location, CONFIG_NAME, revision=source.revision))
     with torch.device("meta"):
@@ -159,18 +162,34 @@ def describe(source: Source) -> dict[str, Any]:
             {"index": index, "name": name, "color": labels.color_hex(index)}
             for index, name in enumerate(labels.names)
         ],
-        "licence": _licence(source),
+        **_card(source),
         "evaluation": _evaluation(source),
     }
 
 
-def _licence(source: Source) -> str | None:
-    """The licence that the model's card names."""
-    if (card := _read(source, CARD_NAME)) is None:
-        return None
-    data = ModelCard(card, ignore_metadata_errors=True).data
-    licence = data.get("license_name") or data.get("license")
-    return str(licence) if licence and licence != "unknown" else None
+def _card(source: Source) -> dict[str, str | None]:
+    """The licence that the model's card names, and how the card begins."""
+    if (text := _read(source, CARD_NAME)) is None:
+        return {"licence": None, "licence_link": None, "summary": None}
+    card = ModelCard(text, ignore_metadata_errors=True)
+    licence = card.data.get("license_name") or card.data.get("license")
+    link = card.data.get("license_link")
+    return {
+        "licence": str(licence) if licence and licence != "unknown" else None,
+        "licence_link": link if str(link).startswith(("https://", "http://")) else None,
+        "summary": first_sentence(card.text),
+    }
+
+
+def first_sentence(markdown: str, longest: int = 300) -> str | None:
+    """The first sentence below the headings of a text, without its marks."""
+    for block in re.split(r"\n\s*\n", markdown):
+        lines = [line for line in block.splitlines() if not re.match(r"\s*(#|!\[|<|>|```)", line)]
+        if text := " ".join(" ".join(lines).split()):
+            plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+            plain = re.split(r"(?<=[.!?。])\s", re.sub(r"[*_`]", "", plain))[0]
+            return textwrap.shorten(plain, longest, placeholder=" …")
+    return None
 
 
 def _evaluation(source: Source) -> dict[str, Any] | None:

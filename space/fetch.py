@@ -1,6 +1,6 @@
-"""Pictures by URL, within limits.
+"""Pictures and clips by URL, within limits.
 
-Programs may name a picture by its URL instead of sending it. Gradio then downloads it, guarded
+Programs may name a file by its URL instead of sending it. Gradio then downloads it, guarded
 against addresses inside the server's own network but of any size and for any time. `limit_fetching`
 puts a download with limits in its place, with the same guard.
 """
@@ -8,7 +8,9 @@ puts a download with limits in its place, with the same guard.
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import gradio as gr
@@ -32,7 +34,7 @@ async def fetch(url: str, folder: Path, max_bytes: int) -> Path:
         raise
     except (asyncio.TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
         raise gr.Error(
-            "The picture could not be fetched from that address.", print_exception=False
+            "The file could not be fetched from that address.", print_exception=False
         ) from None
     return path
 
@@ -55,20 +57,25 @@ async def _get(url: str, max_bytes: int) -> bytes:
                 chunks += chunk
                 if len(chunks) > max_bytes:
                     raise gr.Error(
-                        f"The picture has too many bytes; at most {max_bytes:,} are accepted.",
+                        f"The file has too many bytes; at most {max_bytes:,} are accepted.",
                         print_exception=False,
                     )
             return bytes(chunks)
     raise ValueError("Too many redirects.")
 
 
-def limit_fetching(demo: gr.Blocks, max_bytes: int) -> None:
+def limit_fetching(demo: gr.Blocks, max_bytes: int, others: Mapping[Any, int]) -> None:
     """Let no component of the page download more than `max_bytes` for a visitor.
 
     Gradio fetches the URL of any file that is sent to any component, so each of them gets it.
+
+    Args:
+        demo: The page.
+        max_bytes: The limit.
+        others: Components with a limit of their own.
     """
 
-    def limited(block):
+    def limited(block, max_bytes):
         original = block.async_move_resource_to_block_cache
 
         async def move(url_or_path):
@@ -84,4 +91,6 @@ def limit_fetching(demo: gr.Blocks, max_bytes: int) -> None:
 
     for block in demo.blocks.values():
         if hasattr(block, "async_move_resource_to_block_cache"):
-            block.async_move_resource_to_block_cache = limited(block)  # type: ignore
+            block.async_move_resource_to_block_cache = limited(  # type: ignore
+                block, others.get(block, max_bytes)
+            )

@@ -1,10 +1,5 @@
 // Look inside: the stages of the network for the picture above, and convolution as a matrix.
 
-const find = (selector) => element.querySelector(selector);
-const findAll = (selector) => [...element.querySelectorAll(selector)];
-const say = (key, values = {}) =>
-  props.texts[props.label === "zh" ? "zh" : "en"][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-
 const go = find(".fcn-go"), walk = find(".fcn-walk"), status = find(".fcn-inside-status");
 const slider = find(".fcn-slide input"), screen = find(".fcn-screen canvas"), strip = find(".fcn-strip");
 let asked = 0;
@@ -12,15 +7,13 @@ let stages = []; // {key, stride, canvas}, in the order in which the network com
 let message = ["inside_first", {}];
 let ticking = null;
 
-window.fcnHub = window.fcnHub || {};
-
 function tell(key, values = {}) {
   message = [key, values];
   status.textContent = key ? say(key, values) : "";
 }
 
 function translate() {
-  for (const node of findAll("[data-t]")) node.textContent = say(node.dataset.t);
+  showTexts();
   tell(...message);
   name();
   if (stages.length) show();
@@ -29,7 +22,7 @@ function translate() {
 
 // The stages
 
-document.addEventListener("fcn-picture", () => {
+onEvent("fcn-picture", () => {
   asked += 1;
   clearInterval(ticking);
   stages = [];
@@ -95,13 +88,6 @@ async function receive() {
   walk.hidden = false;
   name();
   choose(0);
-}
-
-async function load(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  return image;
 }
 
 function canvasOf(image) {

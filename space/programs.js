@@ -1,10 +1,8 @@
 // How programs call the endpoint, with this server's address and the chosen model filled in.
 
-const find = (selector) => element.querySelector(selector);
-const say = (key) => props.texts[props.label === "zh" ? "zh" : "en"][key];
+const here = location.origin + location.pathname.replace(/\/$/, "");
 
 function snippets() {
-  const here = location.origin + location.pathname.replace(/\/$/, "");
   const model = JSON.stringify(window.fcnHub?.model ?? props.model);
   return {
     Python: `from gradio_client import Client, handle_file
@@ -29,7 +27,9 @@ curl -sN ${here}/gradio_api/call/segment/EVENT_ID`,
 }
 
 function show() {
-  for (const node of element.querySelectorAll("[data-t]")) node.textContent = say(node.dataset.t);
+  showTexts();
+  find(".fcn-mcp").hidden = !props.mcp;
+  find(".fcn-mcp code").textContent = `${here}/gradio_api/mcp/`;
   find(".fcn-snippets").replaceChildren(
     ...Object.entries(snippets()).map(([language, code]) => {
       const box = document.createElement("div");
@@ -59,4 +59,4 @@ function show() {
 
 show();
 watch("label", show);
-document.addEventListener("fcn-model", show);
+onEvent("fcn-model", show);

@@ -9,6 +9,9 @@ try:  # on ZeroGPU this must come before anything that may initialise CUDA
 except ImportError:
     spaces = None
 
+import base64
+import binascii
+import os
 import secrets
 import threading
 import time
@@ -22,11 +25,13 @@ import numpy as np
 import torch
 from batch import Upload, segment_many
 from catalog import Catalog
+from clips import Reel
 from drawing import data_url, draw_stages, small_overlay, write_for_page
 from PIL import Image
 from read_outs import ReadOuts, read_out
 
-from fcn_hub import ImageError, Segmentation, Segmenter, open_image
+from fcn_hub import ImageError, Segmentation, open_image
+from fcn_hub.video import VideoError, open_clip
 
 MAX_FILE_BYTES = 20 * 2**20
 MAX_PIXELS = 40_000_000
@@ -34,12 +39,19 @@ MAX_PIXELS = 40_000_000
 # and things would be larger than any it was trained on.
 MAX_SIDE = 640
 MAX_BATCH = 50
+MAX_CLIP_BYTES = 50 * 2**20
+MAX_CLIP_PIXELS = 9_000_000  # a frame of 4K
+MAX_LIVE_BYTES = 512 * 2**10
 GPU_SECONDS = 10
+# Where each call borrows a GPU from the visitor's quota, a camera would use it up in a moment.
+LIVE = not os.environ.get("SPACES_ZERO_GPU")
 
 EXAMPLES = {
     name: Path(__file__).resolve().parent / "examples" / f"{name}.jpg"
     for name in ("cat", "astronaut")
 }
+
+EXAMPLE_CLIPS = {"cat": EXAMPLES["cat"].with_suffix(".mp4")}
 
 
 class Service:
@@ -154,6 +166,80 @@ class Service:
             yield {**about, "rows": rows}
         yield {**about, "rows": rows, "zip": gr.FileData(path=str(archive)).model_dump()}
 
+    def segment_video(
+        self,
+        clip: str | None,
+        model: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, dict[str, Any]]:
+        """Segment a short video clip: find the class of every pixel in its frames.
+
+        Args:
+            clip: MP4, MOV, WebM, MKV or AVI, at most 50 MiB and 4K; its first 10 seconds are
+                used; a file or its URL.
+            model: Which network; the first of the choices where not given.
+
+        Returns:
+            video: An MP4 of the frames with the classes' colours laid over them and a legend.
+            summary: The number of frames, the seconds covered, and the classes present, largest
+                first, with index, name, color, pixels, fraction and mean confidence.
+        """
+        if not clip:
+            raise gr.Error("Choose a clip first.", print_exception=False)
+        try:
+            reel = self._reel(clip, model)
+            for step in reel.steps():
+                progress(step.seconds / step.total)
+        except VideoError as error:
+            message = str(error).replace(clip, Path(clip).name)
+            raise gr.Error(message, print_exception=False) from None
+        video = self._new_files()("segmented.mp4")
+        reel.write(video)
+        return str(video), {**reel.summary(), "model": model, "device": self._device(model)}
+
+    def segment_video_for_page(
+        self, clip: str | None, model: str, example: str | None, request: float
+    ) -> Iterator[dict[str, Any]]:
+        """How far it is, with the newest frame; at the end the video and what was found."""
+        about = {"request": request}
+        try:
+            reel = self._reel(EXAMPLE_CLIPS[example] if example else clip or "", model)
+            for step in reel.steps():
+                frame = data_url(step.picture, "JPEG", quality=85)
+                yield {**about, "seconds": step.seconds, "total": step.total, "frame": frame}
+        except VideoError as error:
+            yield {**about, "error": error_kind(error)}
+            return
+        video = self._new_files()("segmented.mp4")
+        reel.write(video)
+        file = gr.FileData(path=str(video)).model_dump()
+        yield {**about, **reel.summary(), "device": self._device(model), "video": file}
+
+    def _reel(self, clip: str | Path, model: str) -> Reel:
+        labels = self.catalog.segmenter(model).labels
+
+        def segment(images: Sequence[Image.Image]) -> list[Segmentation]:
+            with self._turn:
+                maps, _ = self._classify(images, model)
+            return [
+                Segmentation(image, label_map, confidence, labels)
+                for image, (label_map, confidence) in zip(images, maps, strict=True)
+            ]
+
+        limits = {"max_pixels": MAX_CLIP_PIXELS, "max_bytes": MAX_CLIP_BYTES}
+        return Reel(open_clip(clip, **limits), labels, segment)
+
+    def segment_live(self, frame: str, model: str, request: float) -> dict[str, Any]:
+        """The classes of a camera's picture that comes as a data URL; nothing is written."""
+        about = {"request": request}
+        limits = {"max_pixels": MAX_SIDE**2, "max_bytes": MAX_LIVE_BYTES}
+        try:
+            result, facts = self._answer(from_data_url(frame), model, **limits)
+        except ImageError as error:
+            return {**about, "error": error_kind(error)}
+        labels = data_url(result.colored(), "PNG", compress_level=1)
+        return {**about, **result.to_dict(), **facts, "labels": labels}
+
     def _segment_many(
         self, pictures: Sequence[Upload], model: str, archive: Path
     ) -> Iterator[tuple[dict[str, Any], Segmentation | ImageError]]:
@@ -165,20 +251,23 @@ class Service:
         names = [each["name"] for each in self.catalog.facts(model)["classes"]]
         return segment_many(pictures, names, lambda path: self._answer(path, model)[0], archive)
 
-    def _answer(self, picture: str | Path, model: str) -> tuple[Segmentation, dict[str, Any]]:
+    def _answer(
+        self, picture: str | Path | bytes, model: str, **limits: int
+    ) -> tuple[Segmentation, dict[str, Any]]:
         """The segmented picture, and what is to be said about how that went."""
+        limits = {"max_pixels": MAX_PIXELS, "max_bytes": MAX_FILE_BYTES, **limits}
         segmenter = self.catalog.segmenter(model)  # here, as a GPU process forgets what it loads
         start = time.perf_counter()
-        image = open_image(picture, max_pixels=MAX_PIXELS, max_bytes=MAX_FILE_BYTES)
+        image = open_image(picture, **limits)
         decode = time.perf_counter() - start
         with self._turn:  # waiting for it is no work
             start = time.perf_counter()
-            label_map, confidence, network = self._classify(image, model)
+            [(label_map, confidence)], network = self._classify([image], model)
             other = time.perf_counter() - start - network
         seconds = {"decode": decode, "network": network, "other": other}
         facts = {
             "model": model,
-            "device": device_name(segmenter),
+            "device": self._device(model),
             "milliseconds": {key: round(1000 * value, 1) for key, value in seconds.items()},
         }
         return Segmentation(image, label_map, confidence, segmenter.labels), facts
@@ -186,16 +275,22 @@ class Service:
     # On ZeroGPU these two run in a process of their own; arguments and results can be pickled.
 
     def _classify_here(
-        self, image: Image.Image, model: str
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Label map, confidence, and the network's own time in seconds."""
+        self, images: Sequence[Image.Image], model: str
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+        """Label map and confidence of each, and the network's own time in seconds."""
         segmenter = self.catalog.segmenter(model)
         with stopwatch(segmenter.model) as seconds:
-            result = segmenter(image)
-        return result.label_map, result.confidence, sum(seconds)
+            results = list(segmenter.stream(images))
+        return [(each.label_map, each.confidence) for each in results], sum(seconds)
 
     def _stages_here(self, image: Image.Image, model: str) -> ReadOuts:
         return read_out(self.catalog.segmenter(model), image)
+
+    def _device(self, model: str) -> str:
+        device = self.catalog.segmenter(model).device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        return device.type.upper()
 
     def _new_files(self) -> Callable[[str], Path]:
         """Gives the files of one answer names that nobody can guess."""
@@ -238,17 +333,23 @@ def _add_time(facts: dict[str, Any], start: float) -> dict[str, Any]:
     return {**facts, "milliseconds": {**spent, "other": other}}
 
 
-def device_name(segmenter: Segmenter) -> str:
-    if segmenter.device.type == "cuda":
-        return torch.cuda.get_device_name(segmenter.device)
-    return segmenter.device.type.upper()
+def from_data_url(text: str) -> bytes:
+    """The bytes of a data URL.
+
+    Raises:
+        ImageError: It is none.
+    """
+    try:
+        return base64.b64decode(text.partition(";base64,")[2], validate=True)
+    except binascii.Error:
+        raise ImageError("The picture is not a data URL.") from None
 
 
-def error_kind(error: ImageError) -> str:
+def error_kind(error: ImageError | VideoError) -> str:
     """Which of the page's texts fits: bytes, pixels, format or damaged."""
     message = str(error)
     if "too many bytes" in message:
         return "bytes"
     if "pixels; at most" in message:
         return "pixels"
-    return "format" if "is not a picture" in message else "damaged"
+    return "format" if "is not a" in message else "damaged"

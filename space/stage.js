@@ -1,14 +1,11 @@
-// The page's script: choose a picture, ask the server once, then let the visitor explore the answer
-// without another word to the server. Runs with Gradio's `element`, `props`, `trigger`, `watch` and
-// `upload`; everything it draws comes from two maps, the class and the confidence of every pixel.
-
-const find = (selector) => element.querySelector(selector);
-const findAll = (selector) => [...element.querySelectorAll(selector)];
+// One picture: choose it, ask the server once, then let the visitor explore the answer without
+// another word to the server. Everything that is drawn comes from two maps, the class and the
+// confidence of every pixel.
 
 const viewer = find(".fcn-viewer"), stage = find(".fcn-stage"), frame = find(".fcn-frame");
 const before = find(".fcn-before"), after = find(".fcn-after"), preview = find(".fcn-preview");
 const opacity = find(".fcn-opacity input"), divider = find(".fcn-divider");
-const select = find(".fcn-model select"), tip = find(".fcn-tip"), cross = find(".fcn-cross");
+const tip = find(".fcn-tip"), cross = find(".fcn-cross");
 const file = find(".fcn-file"), status = find(".fcn-status"), readout = find(".fcn-readout");
 
 const hidden = new Set(); // indices of classes that are switched off
@@ -20,31 +17,10 @@ let asked = 0; // number of the latest request; answers to older ones are ignore
 let ticking = null;
 let keepFocus = false; // the button that had the focus is hidden while the network works
 
-window.fcnHub = window.fcnHub || {};
-
-// Words and numbers
-
-const locale = () => (props.label === "zh" ? "zh" : "en");
-const say = (key, values = {}) =>
-  props.texts[locale()][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const percent = (value, digits = 0) =>
-  value.toLocaleString(locale(), {
-    style: "percent",
-    minimumFractionDigits: digits,
-    maximumFractionDigits: digits,
-  });
-const share = (value) => (value > 0 && value < 0.001 ? `<${percent(0.001, 1)}` : percent(value, 1));
-
 function translate() {
-  element.firstElementChild.lang = locale() === "zh" ? "zh-CN" : "en";
-  for (const node of findAll("[data-t]")) node.textContent = say(node.dataset.t);
-  for (const node of findAll("[data-t-label]"))
-    node.setAttribute("aria-label", say(node.dataset.tLabel));
-  for (const node of findAll(".fcn-thumbs button"))
-    node.setAttribute("aria-label", say(`example_${node.dataset.example}`));
-  showModel();
+  showTexts();
+  nameExamples();
   showLegend();
-  showTiming();
   showReadout();
   if (stage.dataset.state === "error") showError(stage.dataset.error);
 }
@@ -62,9 +38,9 @@ async function choose(picture) {
   announce(say("uploading"));
   const request = asked;
   try {
-    const { path } = await upload(picture);
+    const sent = fileData(await upload(picture), picture.name);
     if (request !== asked) return;
-    source = { picture: { path, orig_name: picture.name, meta: { _type: "gradio.FileData" } } };
+    source = { picture: sent };
   } catch {
     if (request === asked) showError("upload");
     return;
@@ -91,7 +67,6 @@ function begin(url) {
   preview.src = url;
   setState("busy");
   showLegend();
-  showTiming();
   showReadout();
   showFiles();
   notify();
@@ -100,7 +75,7 @@ function begin(url) {
 function ask() {
   if (!source) return;
   asked += 1;
-  window.fcnHub.stage = [source.picture ?? null, select.value, source.example ?? null, asked];
+  window.fcnHub.stage = [source.picture ?? null, window.fcnHub.model, source.example ?? null, asked];
   setState("busy");
   const start = performance.now();
   clearInterval(ticking);
@@ -138,7 +113,6 @@ async function receive() {
   setState("ready");
   draw();
   showLegend();
-  showTiming();
   showReadout();
   showFiles();
   announce(say("done", { names: result.classes.map((each) => each.name).join(", ") }));
@@ -149,9 +123,10 @@ async function receive() {
 function notify() {
   const ready = result && source;
   window.fcnHub.source = ready
-    ? [source.picture ?? null, select.value, source.example ?? null]
+    ? [source.picture ?? null, window.fcnHub.model, source.example ?? null]
     : null;
-  document.dispatchEvent(new CustomEvent("fcn-picture"));
+  announceTo("fcn-picture");
+  announceTo("fcn-timing", result);
 }
 
 function setState(state) {
@@ -179,26 +154,15 @@ function showError(kind) {
   setState("error");
   const isPicture = ["bytes", "pixels", "format", "damaged"].includes(kind);
   find(".fcn-error-title").textContent = say(isPicture ? "error_title" : "error_busy_title");
-  find(".fcn-error-text").textContent = say(`error_${kind}`, {
-    megabytes: Math.round(props.max_bytes / 2 ** 20),
-    megapixels: Math.round(props.max_pixels / 1e6),
-  });
+  find(".fcn-error-text").textContent = say(`error_${kind}`, limits());
   announce(`${find(".fcn-error-title").textContent}. ${find(".fcn-error-text").textContent}`);
   showLegend();
-  showTiming();
   showReadout();
   showFiles();
   notify();
 }
 
 // The maps
-
-async function load(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  return image;
-}
 
 function pixels(image, width, height) {
   const canvas = new OffscreenCanvas(width, height);
@@ -278,52 +242,24 @@ function paint() {
 // Classes
 
 function showLegend() {
-  const model = props.models.find((each) => each.name === select.value);
-  // Those in the picture first; the others stay, so that nothing moves and nobody wonders.
-  const absent = model.classes.filter((each) => !entry(each.index));
-  const classes = [...(result?.classes ?? []), ...absent];
   find(".fcn-hint").textContent = result
     ? say("classes_help")
-    : say("knows", { count: model.classes.length });
-  const rows = classes.map((each) => {
-    const row = document.createElement("tr");
-    const present = "fraction" in each;
-    const button = document.createElement(present ? "button" : "span");
-    button.className = "fcn-entry";
-    const swatch = document.createElement("i");
-    swatch.style.background = each.color;
-    button.append(swatch, each.name);
-    const none = result ? "–" : "";
-    const cells = [
-      button,
-      present ? share(each.fraction) : none,
-      present ? percent(each.confidence) : none,
-    ];
-    row.append(
-      ...cells.map((content) => {
-        const cell = document.createElement("td");
-        cell.append(content);
-        return cell;
-      }),
-    );
-    if (present) {
-      button.type = "button";
-      button.setAttribute("aria-pressed", !hidden.has(each.index));
-      row.dataset.present = each.index;
-      const show = (index) => () => {
-        highlight = index;
-        draw();
-      };
-      row.onpointerenter = (event) => event.pointerType === "mouse" && show(each.index)();
-      row.onpointerleave = show(null);
-      // By keyboard only: a click focuses, too, and would hide what it has just switched.
-      button.onfocus = () => button.matches(":focus-visible") && show(each.index)();
-      button.onblur = show(null);
-      button.onclick = () => toggle(each.index, button);
-    }
-    return row;
-  });
-  find(".fcn-legend tbody").replaceChildren(...rows);
+    : say("knows", { count: chosenModel().classes.length });
+  const prepare = ({ index }, row, button) => {
+    button.type = "button";
+    button.setAttribute("aria-pressed", !hidden.has(index));
+    const show = (only) => () => {
+      highlight = only;
+      draw();
+    };
+    row.onpointerenter = (event) => event.pointerType === "mouse" && show(index)();
+    row.onpointerleave = show(null);
+    // By keyboard only: a click focuses, too, and would hide what it has just switched.
+    button.onfocus = () => button.matches(":focus-visible") && show(index)();
+    button.onblur = show(null);
+    button.onclick = () => toggle(index, button);
+  };
+  showClasses(find(".fcn-legend tbody"), result?.classes ?? [], { nothing: result ? "–" : "", prepare });
   find(".fcn-show-all").disabled = hidden.size === 0 || !result;
 }
 
@@ -365,12 +301,6 @@ function read({ x, y }) {
     x: Math.floor((x + 0.5) * scale),
     y: Math.floor(((y + 0.5) * result.height) / height),
   };
-}
-
-function swatch(color) {
-  const node = document.createElement("i");
-  node.style.background = color;
-  return node;
 }
 
 function showReadout() {
@@ -440,32 +370,13 @@ find(".fcn-another").onclick = () => {
   result = source = point = null;
   setState("empty");
   showLegend();
-  showTiming();
   showReadout();
   showFiles();
   notify();
   find(".fcn-empty .fcn-choose").focus();
 };
 
-// Only files: dragged text or a pasted word is none of our business.
-const withFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-document.addEventListener("dragover", (event) => {
-  if (!withFiles(event)) return;
-  event.preventDefault();
-  stage.toggleAttribute("data-over", true);
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) stage.removeAttribute("data-over");
-});
-document.addEventListener("drop", (event) => {
-  stage.removeAttribute("data-over");
-  if (!withFiles(event)) return;
-  event.preventDefault();
-  choose(event.dataTransfer.files[0]);
-});
-document.addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length) choose(event.clipboardData.files[0]);
-});
+onEvent("fcn-files-stage", ([picture]) => choose(picture));
 
 // The camera
 
@@ -499,51 +410,16 @@ find(".fcn-capture").onclick = () => {
   canvas.toBlob((blob) => choose(new File([blob], "camera.jpg", { type: blob.type })), "image/jpeg", 0.95);
 };
 
-// Models
-
-function showModel() {
-  window.fcnHub.model = select.value;
-  document.dispatchEvent(new CustomEvent("fcn-model"));
-  const model = props.models.find((each) => each.name === select.value);
-  const count = (model.parameters / 1e6).toFixed(1);
-  const figures = model.evaluation;
-  find(".fcn-facts").textContent = [
-    say("parameters", { count }),
-    figures
-      ? say("accuracy", {
-          mean_iu: percent(figures.mean_iu, 1),
-          pixel_accuracy: percent(figures.pixel_accuracy, 1),
-          pictures: figures.pictures,
-        })
-      : say("accuracy_unknown"),
-    say("licence", { licence: model.licence ?? say("licence_unknown") }),
-  ].join("\n");
-  find(".fcn-protocol").hidden = !figures;
-  find(".fcn-protocol p").textContent = figures?.protocol ?? "";
-}
-
-function showTiming() {
-  find(".fcn-timing").textContent = result
-    ? say("timing", {
-        device: result.device,
-        ...Object.fromEntries(
-          Object.entries(result.milliseconds).map(([key, value]) => [key, Math.round(value)]),
-        ),
-      })
-    : "";
-}
-
-select.append(
-  ...props.models.map((model) => new Option(model.revision ? `${model.name} @ ${model.revision.slice(0, 12)}` : model.name, model.name)),
-);
-select.onchange = () => {
+onEvent("fcn-tab", (name) => {
+  if (name !== "stage" && stage.dataset.state === "camera") find(".fcn-cancel").click();
+});
+onEvent("fcn-model", () => {
   hidden.clear();
-  showModel();
   if (source && result) {
     begin(preview.src);
     ask();
   } else showLegend();
-};
+});
 
 // Files and links
 
@@ -575,19 +451,18 @@ async function copy(text, button) {
   setTimeout(() => (button.textContent = say(button.dataset.t)), 1500);
 }
 
-// Settings travel behind the #, which browsers do not send to servers.
 find(".fcn-link").onclick = (event) => {
-  const settings = new URLSearchParams({
-    model: select.value,
+  const link = new URLSearchParams({
+    model: window.fcnHub.model,
     view: viewer.dataset.view,
     opacity: opacity.value,
     divider: divider.value,
   });
   const names = result ? result.classes.filter((each) => hidden.has(each.index)) : [];
-  for (const each of names) settings.append("hide", each.name);
-  if (source?.example) settings.set("example", source.example);
+  for (const each of names) link.append("hide", each.name);
+  if (source?.example) link.set("example", source.example);
   const url = new URL(location.href);
-  url.hash = settings;
+  url.hash = link;
   copy(url.href, event.currentTarget);
 };
 
@@ -599,9 +474,6 @@ function applyHiddenNames() {
 }
 
 function applyLink() {
-  const settings = new URLSearchParams(location.hash.slice(1));
-  const model = props.models.find((each) => each.name === settings.get("model"));
-  if (model) select.value = model.name;
   const view = findAll(".fcn-views input").find((each) => each.value === settings.get("view"));
   if (view) view.checked = true;
   for (const [input, key] of [[opacity, "opacity"], [divider, "divider"]]) {
@@ -615,20 +487,7 @@ function applyLink() {
 
 // Start
 
-find(".fcn-thumbs").append(
-  ...Object.entries(props.examples).map(([name, url]) => {
-    const button = document.createElement("button");
-    const image = document.createElement("img");
-    button.type = "button";
-    button.dataset.example = name;
-    image.src = url;
-    image.alt = "";
-    button.append(image);
-    button.onclick = () => chooseExample(name);
-    return button;
-  }),
-);
-find(".fcn-examples").hidden = Object.keys(props.examples).length === 0;
+showExamples(find(".fcn-thumbs"), chooseExample);
 
 const example = applyLink();
 setState("empty");

@@ -14,6 +14,11 @@ ENGLISH = {
         "divides it up."
     ),
     "paper": "The paper (Long et al., 2015)",
+    "tabs": "What to segment",
+    "tab_stage": "Picture",
+    "tab_batch": "Many pictures",
+    "tab_video": "Video",
+    "tab_live": "Live camera",
     # choosing a picture
     "drop": "Drop a photograph here",
     "drop_help": "or paste one. The server deletes it within two hours.",
@@ -26,7 +31,7 @@ ENGLISH = {
     "cancel": "Cancel",
     "another": "New picture",
     "picture_area": "Picture",
-    "drop_now": "Let go to segment this picture",
+    "drop_now": "Let go to segment it",
     # while it works
     "uploading": "Uploading the picture …",
     "working": "The network looks at the picture … {seconds} s",
@@ -77,32 +82,88 @@ ENGLISH = {
     "copied": "Copied",
     # model
     "model": "Model",
-    "parameters": "{count} million parameters",
-    "licence": "Licence: {licence}",
-    "licence_unknown": "not recorded",
-    "accuracy": "Mean IU {mean_iu}, pixel accuracy {pixel_accuracy}, {pictures} pictures",
-    "accuracy_unknown": "Accuracy: not measured",
+    "mean_iu": "Mean IU",
+    "pixel_accuracy": "Pixel accuracy",
+    "parameters": "Parameters",
+    "millions": "{count} million",
+    "licence": "Licence",
+    "card": "Model card",
+    "not_measured": "not measured",
+    "not_recorded": "not recorded",
     "protocol": "How it was measured",
     "timing": (
         "Network {network} ms on {device}\nDecoding {decode} ms\nAll else on the server {other} ms"
     ),
+    "timing_help": "How long an answer takes is shown here.",
     # many pictures
     "batch_title": "Many pictures",
+    "batch_drop": "Drop many photographs here",
     "batch_lead": "Up to {most} at once; their masks and a table of class shares come as one ZIP.",
     "batch_choose": "Choose pictures",
+    "batch_others": "Other pictures",
     "batch_zip": "Download the ZIP",
+    "batch_first": "Every picture appears here as soon as it is done.",
     "batch_sending": "Sent {done} of {total} …",
     "batch_working": "Segmented {done} of {total} …",
     "batch_done": "Done: {done} segmented, {failed} could not be used.",
     "batch_failed": "That did not work. Try again in a moment.",
     "batch_too_many": "Those are too many. Up to {most} are accepted.",
     "batch_none": "None of them could be sent.",
+    # a clip
+    "video_area": "Video",
+    "video_drop": "Drop a short clip here",
+    "video_help": (
+        "MP4, MOV, WebM, MKV or AVI, up to {megabytes} MB. Its first {seconds} seconds are used."
+    ),
+    "video_choose": "Choose a clip",
+    "video_examples": "Or try an example",
+    "video_another": "New clip",
+    "video_save": "Download the video",
+    "video_result": "The segmented clip",
+    "video_progress": "How much of the clip is segmented",
+    "video_first": "It comes back with every class in its colour and a legend.",
+    "video_sending": "Sending the clip …",
+    "video_waiting": "Waiting for the first frame; others may be ahead of you …",
+    "video_working": "Segmented {seconds} of {total} seconds …",
+    "video_done": "Done: {frames} frames in {seconds} seconds, on {device}.",
+    "video_cut": "Done: {frames} frames of the first {seconds} of {whole} seconds, on {device}.",
+    "video_failed": "No video was made.",
+    "video_classes": "Over all frames of the clip.",
+    "video_error_title": "This clip cannot be used",
+    "video_error_bytes": "The file is too large. Up to {megabytes} MB are accepted.",
+    "video_error_pixels": "Its frames are too large. Up to {megapixels} megapixels are accepted.",
+    "video_error_format": (
+        "The file is not a video of a kind that is known here: MP4, MOV, WebM, MKV or AVI with "
+        "H.264, HEVC, VP8, VP9, AV1 or MPEG-4."
+    ),
+    "video_error_damaged": "The file is damaged or incomplete: no frame of it can be decoded.",
+    # the camera, live
+    "live_area": "The camera's picture, segmented",
+    "live_title": "Point a camera at something",
+    "live_help": (
+        "Small pictures go to the server as fast as it answers, and are kept nowhere. The faster "
+        "the server, the larger they are."
+    ),
+    "live_off": (
+        "Not on this server: it borrows a GPU for every answer, and a camera would use up your "
+        "share of it in a moment. Take a single picture instead."
+    ),
+    "live_insecure": "Browsers give cameras to pages on https:// and localhost only.",
+    "live_start": "Start the camera",
+    "live_stop": "Stop",
+    "live_idle": "The camera is off.",
+    "live_starting": "Every picture is shown with its own classes.",
+    "live_rest": "Stopped after two minutes, to leave the server to others. Start it again.",
+    "live_speed": "{rate} pictures a second, {width} × {height}",
+    "live_classes": "In the newest picture.",
     # interface for programs
     "api": "Use it from a program",
     "api_help": (
-        "The endpoint /segment takes a picture (file or URL) and gives the overlay, a summary and "
-        "the mask, a palette PNG whose pixels are class indices."
+        "/segment takes a picture (file or URL) and gives the overlay, a summary and the mask, a "
+        "palette PNG whose pixels are class indices. /segment_batch takes many and gives a ZIP of "
+        "masks and a table; /segment_video takes a clip and gives a video and a summary."
     ),
+    "api_mcp": "For agents these are tools (MCP), at",
     "copy": "Copy",
     # look inside
     "inside_title": "Look inside",
@@ -168,6 +229,11 @@ CHINESE = {
     "title": "图里哪里是什么？",
     "lead": "全卷积网络为每个像素给出一个类别。放入一张照片，看它如何划分画面。",
     "paper": "论文（Long 等，2015）",
+    "tabs": "要分割什么",
+    "tab_stage": "图片",
+    "tab_batch": "多张图片",
+    "tab_video": "视频",
+    "tab_live": "实时摄像头",
     "drop": "把照片拖到这里",
     "drop_help": "也可以直接粘贴。服务器会在两小时内将其删除。",
     "choose": "选择图片",
@@ -179,7 +245,7 @@ CHINESE = {
     "cancel": "取消",
     "another": "换一张",
     "picture_area": "图片",
-    "drop_now": "松开即可分割这张图片",
+    "drop_now": "松开即可分割",
     "uploading": "正在上传图片……",
     "working": "网络正在处理图片…… {seconds} 秒",
     "waiting": "前面可能有人在排队…… {seconds} 秒",
@@ -223,30 +289,79 @@ CHINESE = {
     "copy_link": "复制当前设置的链接",
     "copied": "已复制",
     "model": "模型",
-    "parameters": "{count} 百万参数",
-    "licence": "许可：{licence}",
-    "licence_unknown": "未记录",
-    "accuracy": "平均交并比 {mean_iu}，像素准确率 {pixel_accuracy}，{pictures} 张图片",
-    "accuracy_unknown": "准确率：尚未测量",
+    "mean_iu": "平均交并比",
+    "pixel_accuracy": "像素准确率",
+    "parameters": "参数",
+    "millions": "{count} 百万",
+    "licence": "许可",
+    "card": "模型卡片",
+    "not_measured": "尚未测量",
+    "not_recorded": "未记录",
     "protocol": "测量方法",
     "timing": (
         "网络 {network} 毫秒（{device}）\n解码 {decode} 毫秒\n服务器上的其他工作 {other} 毫秒"
     ),
+    "timing_help": "回答用了多长时间，会显示在这里。",
     "batch_title": "多张图片",
+    "batch_drop": "把多张照片拖到这里",
     "batch_lead": "一次最多 {most} 张；掩膜和类别占比表打包为一个 ZIP。",
     "batch_choose": "选择多张图片",
+    "batch_others": "换一批",
     "batch_zip": "下载 ZIP",
+    "batch_first": "每张图片完成后会立即显示在这里。",
     "batch_sending": "已发送 {done} / {total}……",
     "batch_working": "已分割 {done} / {total}……",
     "batch_done": "完成：已分割 {done} 张，{failed} 张无法使用。",
     "batch_failed": "没有成功。请稍后再试。",
     "batch_too_many": "图片太多，最多接受 {most} 张。",
     "batch_none": "没有一张能够发送。",
+    "video_area": "视频",
+    "video_drop": "把一段短视频拖到这里",
+    "video_help": "MP4、MOV、WebM、MKV 或 AVI，最大 {megabytes} MB。只使用前 {seconds} 秒。",
+    "video_choose": "选择视频",
+    "video_examples": "或者试试示例",
+    "video_another": "换一段",
+    "video_save": "下载视频",
+    "video_result": "分割后的视频",
+    "video_progress": "视频已分割的部分",
+    "video_first": "返回的视频中，每个类别都有自己的颜色，并带有图例。",
+    "video_sending": "正在上传视频……",
+    "video_waiting": "正在等待第一帧，前面可能有人在排队……",
+    "video_working": "已分割 {seconds} / {total} 秒……",
+    "video_done": "完成：{seconds} 秒，共 {frames} 帧（{device}）。",
+    "video_cut": "完成：全长 {whole} 秒中的前 {seconds} 秒，共 {frames} 帧（{device}）。",
+    "video_failed": "没有生成视频。",
+    "video_classes": "按视频的所有帧计算。",
+    "video_error_title": "无法使用这段视频",
+    "video_error_bytes": "文件太大，最多接受 {megabytes} MB。",
+    "video_error_pixels": "画面太大，最多接受 {megapixels} 百万像素。",
+    "video_error_format": (
+        "这个文件不是这里认识的视频格式：MP4、MOV、WebM、MKV 或 AVI，"
+        "编码为 H.264、HEVC、VP8、VP9、AV1 或 MPEG-4。"
+    ),
+    "video_error_damaged": "文件已损坏或不完整，没有一帧能够解码。",
+    "live_area": "摄像头画面的分割结果",
+    "live_title": "用摄像头对准一样东西",
+    "live_help": ("小幅画面按服务器回答的速度依次发送，不会保存在任何地方。服务器越快，画面越大。"),
+    "live_off": (
+        "这台服务器不提供：它的每次回答都要借用一次 GPU，摄像头很快就会用完您的份额。"
+        "请改为拍一张照片。"
+    ),
+    "live_insecure": "浏览器只允许 https:// 和 localhost 的页面使用摄像头。",
+    "live_start": "打开摄像头",
+    "live_stop": "停止",
+    "live_idle": "摄像头已关闭。",
+    "live_starting": "每幅画面都与它自己的类别一起显示。",
+    "live_rest": "两分钟后已停止，好让别人也能使用服务器。可以再次打开。",
+    "live_speed": "每秒 {rate} 幅，{width} × {height}",
+    "live_classes": "最新画面中的类别。",
     "api": "在程序中使用",
     "api_help": (
-        "接口 /segment 接收一张图片（文件或网址），返回叠加图、摘要和掩膜；"
-        "掩膜是调色板 PNG，像素值就是类别编号。"
+        "/segment 接收一张图片（文件或网址），返回叠加图、摘要和掩膜；"
+        "掩膜是调色板 PNG，像素值就是类别编号。/segment_batch 接收多张，返回掩膜的 ZIP 和表格；"
+        "/segment_video 接收一段视频，返回视频和摘要。"
     ),
+    "api_mcp": "对智能体，这些接口都是工具（MCP）：",
     "copy": "复制",
     "inside_title": "看看内部",
     "inside_lead": (

@@ -14,6 +14,7 @@ sys.path.insert(0, str(SPACE))  # the tests take the app's modules from here
 import app  # noqa: E402
 import batch  # noqa: E402, F401
 import catalog  # noqa: E402
+import clips  # noqa: E402, F401
 import fetch  # noqa: E402, F401
 import read_outs  # noqa: E402, F401
 import service  # noqa: E402

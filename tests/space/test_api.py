@@ -1,6 +1,7 @@
 """The web app, served for real and used through its API."""
 
 import asyncio
+import base64
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import zipfile
@@ -25,7 +27,9 @@ from conftest import make_picture
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import fetch, make_catalog, serve, service
+from serving import clips, fetch, make_catalog, serve, service
+
+from fcn_hub.video import Frame, open_clip, write_video
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +118,9 @@ def test_an_empty_or_too_long_batch_is_refused(client, picture):
         client.predict([handle_file(picture)] * 51, api_name="/segment_batch")
 
 
-def test_only_the_two_endpoints_are_public_and_they_are_described(client):
+def test_only_the_three_endpoints_are_public_and_they_are_described(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert sorted(endpoints) == ["/segment", "/segment_batch"]
+    assert sorted(endpoints) == ["/segment", "/segment_batch", "/segment_video"]
     parameters = endpoints["/segment"]["parameters"]
     assert [each["parameter_name"] for each in parameters] == ["picture", "model", "opacity"]
     assert [each["label"] for each in endpoints["/segment"]["returns"]] == [
@@ -124,6 +128,79 @@ def test_only_the_two_endpoints_are_public_and_they_are_described(client):
         "summary",
         "mask",
     ]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    frames = (Frame(i / 10, Image.fromarray(make_picture(48, 64, i))) for i in range(5))
+    write_video(tmp_path / "clip.mp4", frames)
+    return tmp_path / "clip.mp4"
+
+
+def test_a_clip_gives_a_video_and_a_summary(client, catalog, clip):
+    film, summary = client.predict(handle_file(clip), api_name="/segment_video")
+    written = list(open_clip(film).frames(max_seconds=9, rate=99, max_side=999))
+    assert len(written) == summary["frames"] == 5
+    assert written[0].image.width >= 64 and written[0].image.height > 48  # the legend is below
+    assert (summary["width"], summary["height"], summary["model"]) == (64, 48, "animals")
+    expected = [
+        catalog.segmenter("animals")(frame.image).label_map
+        for frame in open_clip(clip).frames(max_seconds=9, rate=99, max_side=999)
+    ]
+    counts = np.bincount(np.ravel(expected), minlength=3)
+    assert {each["index"]: each["pixels"] for each in summary["classes"]} == {
+        index: count for index, count in enumerate(counts) if count
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"no video", "bad.mp4 is not a video"), (bytes(1001), "at most 1,000 are accepted")],
+)
+def test_a_clip_that_cannot_be_used_gets_a_friendly_answer(
+    client, tmp_path, cache, monkeypatch, content, says
+):
+    monkeypatch.setattr(service, "MAX_CLIP_BYTES", 1000)
+    (tmp_path / "bad.mp4").write_bytes(content)
+    with pytest.raises(AppError, match=says) as error:
+        client.predict(handle_file(tmp_path / "bad.mp4"), api_name="/segment_video")
+    assert str(cache) not in str(error.value)
+    with pytest.raises(AppError, match="Choose a clip first"):
+        client.predict(None, api_name="/segment_video")
+
+
+def test_others_are_answered_while_a_clip_is_segmented(client, catalog, picture, clip, monkeypatch):
+    begun, may_go_on = threading.Event(), threading.Event()
+    add = clips.Reel._add
+
+    def waits(reel, frames):
+        begun.set()
+        assert may_go_on.wait(60)
+        return add(reel, frames)
+
+    monkeypatch.setattr(clips.Reel, "_add", waits)
+    job = client.submit(handle_file(clip), api_name="/segment_video")
+    assert begun.wait(60)
+    client.predict(handle_file(picture), api_name="/segment")
+    assert not job.done()
+    may_go_on.set()
+    assert job.result()[1]["frames"] == 5
+
+
+def test_live_frames_are_answered_without_a_file_and_within_limits(catalog, tmp_path):
+    answers = service.Service(catalog, tmp_path / "files")
+    file = io.BytesIO()
+    Image.fromarray(make_picture(48, 64)).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    answer = answers.segment_live(url, "animals", 7)
+    expected = catalog.segmenter("animals")(file.getvalue())
+    assert answer["request"] == 7 and answer["classes"] == expected.to_dict()["classes"]
+    labels = Image.open(io.BytesIO(base64.b64decode(answer["labels"].partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(labels), np.asarray(expected.colored()))
+    assert not (tmp_path / "files").exists()
+    large = f"data:image/png;base64,{base64.b64encode(bytes(service.MAX_LIVE_BYTES + 1)).decode()}"
+    assert answers.segment_live(large, "animals", 8) == {"request": 8, "error": "bytes"}
+    assert answers.segment_live("/etc/passwd", "animals", 9)["error"] in ("damaged", "format")
 
 
 def test_a_broken_file_gets_a_friendly_answer_and_the_app_lives_on(

@@ -1,10 +1,8 @@
 """The page in a real browser: Debian's chromium, driven by Playwright."""
 
-import base64
 import io
 import json
 import re
-import shutil
 import time
 import zipfile
 from collections import Counter
@@ -12,154 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import Page, needs_chromium, png
 from conftest import make_picture
 from PIL import Image
-from serving import app, make_catalog, serve, service
+from serving import app, serve, service
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_catalog(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def url(models, tmp_path_factory):
-    with serve(models, tmp_path_factory.mktemp("gradio")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Page:
-    """The page as its visitor sees it, in words that the tests read well with."""
-
-    def __init__(self, context, url: str) -> None:
-        self.tab = context.new_page()
-        self.tab.set_default_timeout(30_000)
-        self.errors: list[str] = []
-        self.choosers: list = []
-        # From the beginning, as it takes a while to take effect.
-        self.tab.on("filechooser", lambda chooser: self.choosers.append(chooser))
-        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.tab.goto(url)
-        self.tab.wait_for_selector(".fcn-choose", state="attached")
-        self.tab.wait_for_selector(".fcn-snippet", state="attached")
-        self.tab.wait_for_selector(".fcn-two [data-weight]")
-
-    def __getattr__(self, name):
-        return getattr(self.tab, name)
-
-    def wait_for(self, state: str) -> None:
-        self.tab.wait_for_selector(f'.fcn-stage[data-state="{state}"]')
-
-    def choose(self, picture) -> "Page":
-        """Choose a file: an array becomes a PNG."""
-        if isinstance(picture, np.ndarray):
-            picture = {"name": "picture.png", "mimeType": "image/png", "buffer": png(picture)}
-        self.tab.set_input_files(".fcn-file", picture)
-        return self
-
-    def segment(self, picture) -> "Page":
-        self.choose(picture).wait_for("ready")
-        self.settle()
-        return self
-
-    def settle(self) -> None:
-        """Two frames: what was asked for is painted."""
-        frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        self.tab.evaluate(frame)
-
-    def pixels(self, selector: str = ".fcn-after") -> np.ndarray:
-        """A canvas as uint8 [H, W, 3]."""
-        url = self.tab.locator(selector).evaluate("canvas => canvas.toDataURL()")
-        data = base64.b64decode(url.partition(",")[2])
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-    def set_slider(self, selector: str, value: float) -> None:
-        self.tab.locator(selector).fill(str(value))
-        self.settle()
-
-    def entry(self, name: str):
-        return self.tab.locator("button.fcn-entry", has_text=re.compile(f"^{re.escape(name)}$"))
-
-    def show(self, view: str) -> None:
-        self.tab.check(f'.fcn-views input[value="{view}"]', force=True)
-        self.settle()
-
-    def download(self, selector: str) -> bytes:
-        with self.tab.expect_download() as waiting:
-            self.tab.click(selector)
-        return Path(waiting.value.path()).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def contexts(browser):
-    """Browser windows by their options. Those with the same ones share a window and its cache."""
-    found = {}
-
-    def context(options: dict):
-        key = json.dumps(options, sort_keys=True)
-        if key not in found:
-            plain = {"viewport": {"width": 1280, "height": 900}, "locale": "en-US"}
-            found[key] = browser.new_context(**{**plain, **options})
-            found[key].grant_permissions(["clipboard-read", "clipboard-write", "camera"])
-        return found[key]
-
-    yield context
-    for each in found.values():
-        each.close()
-
-
-@pytest.fixture
-def open_page(contexts, url):
-    pages = []
-
-    def open_page(fragment: str = "", **options) -> Page:
-        pages.append(Page(contexts(options), url + fragment))
-        return pages[-1]
-
-    yield open_page
-    for page in pages:
-        page.tab.close()
-        assert not page.errors
-
-
-@pytest.fixture
-def page(open_page):
-    return open_page()
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return make_picture(60, 80)
-
-
-@pytest.fixture(scope="module")
-def expected(models, picture):
-    return models.segmenter("animals")(picture)
-
-
-def png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
+pytest_plugins = ["browser_fixtures"]
+pytestmark = needs_chromium
 
 
 # One picture
@@ -168,13 +25,13 @@ def png(picture: np.ndarray) -> bytes:
 def test_the_empty_page_says_what_to_do_and_what_the_model_knows(page):
     assert page.inner_text("h1") == "What is where in a picture?"
     assert page.is_visible("text=Drop a photograph here")
-    assert page.locator(".fcn-entry").all_inner_texts() == ["background", "cat", "dog"]
+    assert page.locator("#stage .fcn-entry").all_inner_texts() == ["background", "cat", "dog"]
     assert page.is_disabled(".fcn-save")
 
 
 def test_a_picture_comes_back_with_its_legend(page, picture, expected):
     page.segment(picture)
-    rows = page.locator(".fcn-legend tr[data-present]").all()
+    rows = page.locator("#stage tr[data-present]").all()
     assert len(rows) == len(expected.legend) > 1
     for row, entry, values in zip(
         rows, expected.legend, expected.to_dict()["classes"], strict=True
@@ -238,7 +95,7 @@ def test_nothing_but_the_answer_needs_the_server(page, picture, expected):
     before = page.pixels()
     page.set_slider(".fcn-opacity input", 20)
     assert (page.pixels() != before).any()
-    assert page.inner_text(".fcn-opacity output") == "20%"
+    assert page.inner_text("#stage .fcn-opacity output") == "20%"
     page.entry(expected.legend[0].name).click()
     page.show("compare")
     page.set_slider(".fcn-divider", 30)
@@ -323,7 +180,7 @@ def test_the_camera_takes_a_picture(page):
     page.click(".fcn-capture")
     page.wait_for("ready")
     assert page.locator("button.fcn-entry").count() > 0
-    assert page.evaluate("document.querySelector('video').srcObject") is None
+    assert page.evaluate("document.querySelector('#stage video').srcObject") is None
 
 
 def test_a_large_picture_is_drawn_smaller_but_read_and_saved_in_full(page, models):
@@ -351,7 +208,7 @@ def test_another_picture_replaces_the_first(page, picture, models):
 
 
 def test_an_example_can_be_shared_with_its_settings(page, open_page):
-    page.click('[data-example="cat"]')
+    page.click('#stage [data-example="cat"]')
     page.wait_for("ready")
     hidden = page.locator("button.fcn-entry").first.inner_text()
     page.locator("button.fcn-entry").first.click()
@@ -381,9 +238,19 @@ def test_another_model_answers_without_a_restart(page, picture, models):
 
 
 def test_figures_licence_device_and_times_are_shown(page, picture):
-    facts = page.inner_text(".fcn-facts")
-    assert "million parameters" in facts
-    assert "Accuracy: not measured" in facts and "Licence: not recorded" in facts
+    facts = dict(
+        zip(
+            page.locator(".fcn-facts dt").all_inner_texts(),
+            page.locator(".fcn-facts dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert facts == {
+        "Mean IU": "not measured",
+        "Pixel accuracy": "not measured",
+        "Parameters": "0.1 million",
+        "Licence": "not recorded",
+    }
     page.segment(picture)
     assert re.search(r"Network \d+ ms on CPU", page.inner_text(".fcn-timing"))
 
@@ -408,8 +275,8 @@ def test_a_file_that_cannot_be_used_is_explained_and_the_next_one_works(
     (tmp_path / name).write_bytes(content)
     page.choose(tmp_path / name)
     page.wait_for("error")
-    assert page.inner_text(".fcn-error-title") == "This picture cannot be used"
-    assert says in page.inner_text(".fcn-error-text")
+    assert page.inner_text("#stage .fcn-error-title") == "This picture cannot be used"
+    assert says in page.inner_text("#stage .fcn-error-text")
     assert page.is_disabled(".fcn-save")
     page.segment(picture)
 
@@ -418,7 +285,7 @@ def test_a_server_that_does_not_answer_is_explained(page, picture):
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "full"}))
     page.choose(picture)
     page.wait_for("error")
-    assert "The server gave no answer" in page.inner_text(".fcn-error-text")
+    assert "The server gave no answer" in page.inner_text("#stage .fcn-error-text")
     page.unroute("**/queue/join*")
     page.segment(picture)
 
@@ -427,8 +294,9 @@ def test_a_server_that_does_not_answer_is_explained(page, picture):
 
 
 def boxes(page) -> dict:
-    parts = (".fcn-stage", ".fcn-bar", ".fcn-legend", ".fcn-downloads", ".fcn-model")
-    return {part: page.locator(part).bounding_box() for part in parts}
+    parts = (".fcn-stage", ".fcn-bar", ".fcn-legend", ".fcn-downloads")
+    found = {part: page.locator(f"#stage {part}").bounding_box() for part in parts}
+    return {**found, "model": page.locator("#model").bounding_box()}
 
 
 def test_nothing_jumps_while_it_works(page, picture):
@@ -476,7 +344,7 @@ def test_a_chinese_browser_sees_chinese(open_page, picture):
     assert english == []
     page.choose({"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
     page.wait_for("error")
-    assert "不是这里认识的图片格式" in page.inner_text(".fcn-error-text")
+    assert "不是这里认识的图片格式" in page.inner_text("#stage .fcn-error-text")
 
 
 def test_everything_works_by_keyboard(page, picture, expected):
@@ -607,7 +475,7 @@ def test_many_pictures_go_home_as_one_zip(page, models, picture):
         {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"},
         {"name": "two.png", "mimeType": "image/png", "buffer": png(make_picture(40, 50, 5))},
     ]
-    page.set_input_files(".fcn-manyfiles", files)
+    page.open("batch").set_input_files(".fcn-manyfiles", files)
     page.wait_for_selector(".fcn-zip:not([hidden])")
     assert page.inner_text(".fcn-batch-status") == "Done: 2 segmented, 1 could not be used."
     assert page.locator(".fcn-gallery li").count() == 3

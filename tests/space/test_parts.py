@@ -157,5 +157,5 @@ def test_every_word_of_the_page_is_there():
 
 def test_the_examples_state_their_licences():
     notes = (SPACE / "examples" / "README.md").read_text(encoding="utf-8")
-    for path in (SPACE / "examples").glob("*.jpg"):
+    for path in (SPACE / "examples").glob("*.[jm]p[g4]"):
         assert f"`{path.name}`" in notes

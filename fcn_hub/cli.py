@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"png": ".png", "overlay": ".overlay.png", "json": ".json", "npy": ".npy"}
 
+# The same names as fcn_hub.runtimes.BACKENDS and fcn_hub.export.TARGETS, without their imports.
+_BACKENDS = ("torch", "onnx", "openvino")
+_EXPORTS = ("onnx", "openvino", "torch-export")
+
 _SEGMENT_HELP = """\
 Segment pictures, each into a file of its own.
 
@@ -40,6 +44,16 @@ its first wildcard, keeps its place beneath DIR. The formats:
   overlay  NAME.overlay.png, the classes' colours over the picture, with a legend
   json     NAME.json, the classes with their pixels, fractions and confidences
   npy      NAME.npy, the class of every pixel for numpy.load
+"""
+_EXPORT_HELP = """\
+Export a model into its folder, for `segment --backend` and for other programs.
+
+  onnx          onnx/model.onnx; with --end-to-end onnx/end_to_end.onnx
+  openvino      openvino/model.xml and .bin; with --int8 openvino/model_int8.xml and .bin
+  torch-export  torch-export/model.pt2
+
+Batch, height and width stay free. Nothing is written unless the exported network gives what the
+model gives, at odd sizes, too. Each file comes with a record of what it was made from.
 """
 _EXIT_CODES = """\
 exit code: 0 all went well, 1 a picture failed (the others are segmented) or nothing can be
@@ -125,13 +139,32 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=_SUFFIXES, default="png", help="what to write (default: png)")
     add("--revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps … (default: auto)")
-    add("--dtype", default="auto", help="float32, bfloat16, float16 (default: auto)")
+    add("--dtype", default="auto", help="float32, bfloat16, float16, int8 (default: auto)")
     size_help = "scale larger pictures down to this (default: the model's own)"
     add("--max-side", type=_integer(1), metavar="PX", help=size_help)
     add("--max-pixels", type=_integer(1), metavar="N", help="refuse pictures with more pixels")
     add("--batch-size", type=_integer(1), default=8, metavar="N", help="(default: 8)")
     add("--overwrite", action="store_true", help="replace outputs that exist already")
     add("--json", action="store_true", help="print one line of JSON per picture")
+
+    add("--backend", choices=_BACKENDS, default="torch", help="what runs it (default: torch)")
+
+    export = commands.add_parser(
+        "export",
+        help="export a model for other runtimes",
+        description=_EXPORT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.set_defaults(run=_export)
+    add = export.add_argument
+    add("model", metavar="ID_OR_FOLDER", help="Hub id (owner/name) or folder")
+    add("--revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
+    add("--output", type=Path, metavar="DIR", help="folder to write to (default: the model's)")
+    add("--backend", choices=_EXPORTS, default="onnx", help="for which (default: onnx)")
+    add("--end-to-end", action="store_true", help="onnx: uint8 pictures in, label maps out")
+    add("--int8", action="store_true", help="openvino: quantise; needs --calibration")
+    add("--calibration", type=Path, metavar="DIR", help="pictures like those to be segmented")
+    add("--json", action="store_true", help="print JSON")
 
     info = commands.add_parser("info", help="describe a model", description="Describe a model.")
     info.set_defaults(run=_info)
@@ -173,6 +206,7 @@ def _segment(args: argparse.Namespace) -> int:
             revision=args.revision,
             device=args.device,
             dtype=args.dtype,
+            backend=args.backend,
             **{name: value for name, value in limits.items() if value is not None},
         )
     if args.max_pixels and Image.MAX_IMAGE_PIXELS:  # Pillow's own limit, which is lower
@@ -336,6 +370,32 @@ def _info(args: argparse.Namespace) -> int:
     for entry, (red, green, blue) in zip(classes, model.label_map.colors, strict=True):
         swatch = f"\x1b[48;2;{red};{green};{blue}m    \x1b[0m " if in_colour else ""
         print(f"  {entry['index']:6}  {swatch}{entry['color']}  {_printable(str(entry['name']))}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    if args.int8 != (args.calibration is not None):
+        raise _UsageError("--int8 and --calibration DIR belong together.")
+    if args.output is None and not Path(args.model).is_dir():
+        raise _UsageError("A model that is not a folder here needs --output DIR.")
+    with _usage_errors():
+        from fcn_hub import FCN
+        from fcn_hub.export import calibration_pictures, export
+
+        exported = export(
+            FCN.from_pretrained(args.model, revision=args.revision),
+            args.output or args.model,
+            args.backend,
+            end_to_end=args.end_to_end,
+            calibration=calibration_pictures(args.calibration) if args.int8 else None,
+        )
+    facts = {"path": str(exported.path), "difference": exported.difference}
+    if args.json:
+        _print_json(facts)
+    elif args.int8 or args.end_to_end:
+        print(f"{exported.path}: {exported.difference:.2%} of the pixels get another label.")
+    else:
+        print(f"{exported.path}: logits within {exported.difference:.1e} of the largest.")
     return 0
 
 

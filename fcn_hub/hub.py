@@ -48,7 +48,7 @@ def fetch_file(
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / filename).is_file():
-            raise CheckpointError(f"{folder} has no {filename}.{_pickle_hint(filename)}")
+            raise CheckpointError(f"{folder} has no {filename}.{_hint(filename)}")
         return folder / filename
     if folder.is_file():
         raise CheckpointError(
@@ -175,7 +175,7 @@ def _why_not_downloaded(error: Exception, repo_id: str, filename: str, revision:
             "the name; for a private model log in with `hf auth login` or pass token=."
         )
     if isinstance(cause, errors.EntryNotFoundError) and not not_cached:
-        return f"{where} has no {filename}.{_pickle_hint(filename)}"
+        return f"{where} has no {filename}.{_hint(filename)}"
     if isinstance(cause, errors.HfHubHTTPError):
         status = cause.response.status_code
         what_next = _LOG_IN if status in (401, 403) else "Try again later."
@@ -194,7 +194,9 @@ def _why_not_downloaded(error: Exception, repo_id: str, filename: str, revision:
     )
 
 
-def _pickle_hint(filename: str) -> str:
+def _hint(filename: str) -> str:
+    if "/" in filename:
+        return " Export the network with `fcn-hub export`."
     if filename != WEIGHTS_NAME:
         return ""
     return (

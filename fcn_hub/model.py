@@ -424,7 +424,8 @@ class FCN(
                 allow_patterns, ignore_patterns, delete_patterns: As for
                 `fcn_hub.hub.push_folder`.
             folder: Where the model's records lie: its card, training.json, evaluation.json and
-                sample.png are pushed along, and the card is made of them.
+                sample.png are pushed along, and the card is made of them. Networks exported into
+                it (`fcn_hub.export`) are pushed along, too, unless they hold other weights.
             transformers: Push along what ``transformers.pipeline`` needs
                 (`fcn_hub.transformers.add_files`).
             model_card_kwargs: Further arguments of `fcn_hub.card.render_card`.
@@ -439,12 +440,15 @@ class FCN(
             >>> model.push_to_hub("owner/name", private=True, tag="v1.0")  # doctest: +SKIP
         """
         from fcn_hub.card import EVALUATION_NAME, SAMPLE_NAME, TRAINING_NAME, write_card
+        from fcn_hub.runtimes import copy_exports
 
         with TemporaryDirectory() as temporary:
             place = Path(temporary)
             for name in (CARD_NAME, TRAINING_NAME, EVALUATION_NAME, SAMPLE_NAME):
                 if folder is not None and (Path(folder) / name).is_file():
                     shutil.copyfile(Path(folder) / name, place / name)
+            if folder is not None:
+                copy_exports(self, Path(folder), place)
             self.save_pretrained(place, config=config)
             if transformers:
                 from fcn_hub.transformers import add_files

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -19,8 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcn_hub.hub import fetch_file
 from fcn_hub.images import ImageError, ImageSource, open_image
 from fcn_hub.model import FCN
+from fcn_hub.runtimes import BACKENDS, BackendError, export_files, load_network
 from fcn_hub.segmentation import Segmentation
 
 # Neighbouring tiles share this many pixels. The outer quarter of it on each side, where a tile
@@ -66,7 +69,12 @@ class Segmenter:
         model: The network. A copy of it is used, so training it further has no effect here.
         device: ``"auto"`` (CUDA, then MPS, then the CPU) or any torch device.
         dtype: ``"auto"`` (bfloat16 where the hardware computes in it, else float32), or a
-            floating-point torch dtype or its name. Batch norm always runs in float32.
+            floating-point torch dtype or its name. Batch norm always runs in float32. With
+            OpenVINO also ``"int8"``, the quantised network.
+        backend: What runs the network: ``"torch"``, or the CPU runtimes ``"onnx"`` (ONNX
+            Runtime) and ``"openvino"``.
+        exported: The folder in which `fcn_hub.export` has put the exported network for such a
+            runtime. Where None, it is exported here and now, which takes some seconds.
         max_side: The longest side, in pixels, at which the network sees a picture; larger ones
             are scaled down for it. ``"auto"`` is the model's own, the size at which it has
             learned to see; None keeps every picture at its own size. Results have the picture's
@@ -89,6 +97,8 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         *,
+        backend: str = "torch",
+        exported: str | Path | None = None,
         max_side: int | Literal["auto"] | None = "auto",
         pixel_budget: int = 2 * 2**20,
         max_pixels: int = 64_000_000,
@@ -100,18 +110,24 @@ class Segmenter:
             raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
         if pixel_budget < _MIN_TILE**2:
             raise ValueError(f"pixel_budget must be at least {_MIN_TILE**2}, not {pixel_budget}.")
-        self.device = _resolve_device(device)
-        self.dtype = _resolve_dtype(dtype, self.device)
+        self.backend = backend
+        self.device = _resolve_device(device, backend)
+        self.dtype = _resolve_dtype(dtype, self.device, backend)
         self.max_side = max_side
         self.pixel_budget = pixel_budget
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
         self.labels = model.label_map
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
-        for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.float()
+        if backend == "torch":
+            self.model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.float()
+            self.network: nn.Module = self.model
+        else:
+            self.model.cpu().float()
+            self.network = _load_exported(self.model, backend, self.dtype, exported)
         self._mean = torch.tensor(model.image_mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.image_std, device=self.device).view(3, 1, 1)
         self._lock = threading.Lock()
@@ -128,22 +144,30 @@ class Segmenter:
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
+        backend: str = "torch",
         **options: Any,
     ) -> "Segmenter":
         """A segmenter with a model from a folder or the Hub; see `FCN.from_pretrained`.
 
         Args:
+            backend: As for the class; the exported network is among the model's files.
             **options: Further arguments of the class.
         """
-        model = FCN.from_pretrained(
-            pretrained_model_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
-        return cls(model, device, dtype, **options)
+        source: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+        }
+        # First, so that a wrong argument is told before anything is fetched.
+        resolved = _resolve_dtype(dtype, _resolve_device(device, backend), backend)
+        model = FCN.from_pretrained(pretrained_model_name_or_path, **source)
+        if backend != "torch":
+            names = export_files(backend, resolved)
+            paths = [fetch_file(pretrained_model_name_or_path, name, **source) for name in names]
+            options["exported"] = paths[0].parents[1]
+        return cls(model, device, dtype, backend=backend, **options)
 
     def __call__(self, picture: ImageSource) -> Segmentation:
         """Segment one picture.
@@ -270,8 +294,10 @@ class Segmenter:
     def _logits(self, pictures: np.ndarray) -> Tensor:
         """uint8 [N, H, W, 3] through the network: float [N, num_classes, H, W] in `dtype`."""
         x = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
-        x = ((x / 255 - self._mean) / self._std).to(self.dtype)
-        return self.model(x.contiguous(memory_format=torch.channels_last))
+        x = (x / 255 - self._mean) / self._std
+        if self.backend != "torch":
+            return self.network(x)
+        return self.network(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
 
     def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
         logits = self._logits(np.stack([np.asarray(self._resized(image)) for image in images]))
@@ -400,7 +426,30 @@ def _ramp(length: int) -> Tensor:
     return ((torch.arange(length) + 0.5 - margin) / (length - 2 * margin)).clamp(0, 1)
 
 
-def _resolve_device(device: str | torch.device) -> torch.device:
+def _load_exported(
+    model: FCN, backend: str, dtype: torch.dtype, folder: str | Path | None
+) -> nn.Module:
+    if folder is not None:
+        return load_network(model, backend, dtype, Path(folder))
+    if dtype == torch.int8:
+        raise BackendError(
+            "An int8 network needs pictures to calibrate with: export it with `fcn-hub export "
+            "--format openvino --int8 --calibration DIR`, then load the model's folder."
+        )
+    from fcn_hub.export import export
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        export(model, scratch, backend)
+        return load_network(model, backend, dtype, Path(scratch))
+
+
+def _resolve_device(device: str | torch.device, backend: str) -> torch.device:
+    if backend not in BACKENDS:
+        raise BackendError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}.")
+    if backend != "torch":
+        if str(device) not in ("auto", "cpu"):
+            raise BackendError(f"The backend {backend!r} runs on the CPU, not on {device!r}.")
+        return torch.device("cpu")
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -413,14 +462,19 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def _resolve_dtype(dtype: str | torch.dtype, device: torch.device, backend: str) -> torch.dtype:
+    accepted = {
+        "torch": (torch.float32, torch.bfloat16, torch.float16),
+        "onnx": (torch.float32,),
+        "openvino": (torch.float32, torch.bfloat16, torch.int8),
+    }[backend]
     if dtype == "auto":
-        return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
+        is_faster = torch.bfloat16 in accepted and _computes_in_bfloat16(device)
+        return torch.bfloat16 if is_faster else torch.float32
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(
-            f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', not {dtype!r}."
-        )
+    if resolved not in accepted:
+        names = ", ".join(repr(str(each).removeprefix("torch.")) for each in accepted)
+        raise ValueError(f"dtype must be 'auto' or one of {names}, not {dtype!r}.")
     return resolved
 
 

@@ -9,6 +9,7 @@ from conftest import make_tiny_model
 from huggingface_hub import PyTorchModelHubMixin
 
 from fcn_hub import FCN
+from fcn_hub.export import export
 from fcn_hub.hub import HubError, push_folder
 
 RECORDS = {
@@ -367,3 +368,27 @@ def test_without_a_network_nothing_is_pushed(hub, push):
     away = push("refusal(push_folder, folder, 'alice/net')", HF_ENDPOINT="http://127.0.0.1:9")
     assert re.search("Could not reach the Hub at http://127.0.0.1:9: .*Check the network", away)
     assert hub.log == []
+
+
+# --- exported networks -----------------------------------------------------------------------
+
+
+def test_an_exported_network_travels_with_its_model_and_runs_from_the_hub(hub, client, checkpoint):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    export(FCN.from_pretrained(checkpoint), checkpoint, "onnx")
+    (checkpoint / "onnx" / "old.json").write_text('{"weights": "of another day", "files": {}}')
+    client.run(f"""
+        import numpy as np
+        from fcn_hub import FCN, Segmenter
+        model = FCN.from_pretrained({str(checkpoint)!r})
+        model.push_to_hub("alice/net", folder={str(checkpoint)!r})
+        segmenter = Segmenter.from_pretrained("alice/net", backend="onnx")
+        assert segmenter(np.zeros((40, 50, 3), np.uint8)).label_map.shape == (40, 50)
+    """)
+    files = {name for name in hub.files("alice/net") if name.startswith("onnx/")}
+    assert files == {"onnx/model.onnx", "onnx/model.json"}
+    assert "no openvino/model.json. Export the network" in client.run("""
+        from fcn_hub import Segmenter
+        print(refusal(Segmenter.from_pretrained, "alice/net", backend="openvino"))
+    """)

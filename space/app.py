@@ -136,7 +136,12 @@ def connect(answers: service.Service, parts: dict[str, gr.HTML], slots: Slots) -
         ("inside", answers.look_inside, [picture, model, slots.example, request], SINGLE),
         ("live", answers.segment_live, [slots.frame, model, request], SINGLE),
         ("batch", answers.segment_batch_for_page, [slots.pictures, model, request], LONG),
-        ("video", answers.segment_video_for_page, [slots.clip, model, slots.example, request], LONG),
+        (
+            "video",
+            answers.segment_video_for_page,
+            [slots.clip, model, slots.example, request],
+            LONG,
+        ),
     )
     for name, listener, inputs, queue in listeners:
         # The page's script puts what it asks for into a variable of the window, last the number

@@ -78,7 +78,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = read_config(path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    files = record.get("files")
+    files: Any = record.get("files")
     is_record = isinstance(files, dict) and isinstance(record.get("weights"), str)
     if not is_record or any(Path(name).name != name for name in files):
         raise CheckpointError(f"{path} is not the record of an exported network.")

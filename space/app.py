@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # also where this file is run without being the main program
@@ -27,6 +28,7 @@ sys.path.insert(0, str(HERE))  # also where this file is run without being the m
 import service  # noqa: E402, I001  (first, as it imports what ZeroGPU wants first)
 import clips  # noqa: E402
 from batch import Upload  # noqa: E402
+from bodies import LimitBodies  # noqa: E402
 from catalog import Catalog, offered  # noqa: E402
 from drawing import thumbnail  # noqa: E402
 from fetch import limit_fetching  # noqa: E402
@@ -197,6 +199,7 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": service.MAX_CLIP_BYTES,
         # Each thread that works on pictures keeps some memory; one at a time runs the network.
         "max_threads": 8,
+        "app_kwargs": {"middleware": [Middleware(LimitBodies)]},
         "run_history": False,
         "enable_monitoring": False,
         "footer_links": ["api", "gradio", "settings"],

@@ -305,6 +305,19 @@ def test_no_component_may_download_without_the_limit(client):
     assert b"could not be fetched" in answer
 
 
+def test_requests_other_than_uploads_are_small(client):
+    def post(size: int) -> int:
+        body = b'{"data": [null, "animals", "' + b"x" * size + b'"]}'
+        content = (body[at : at + 2**16] for at in range(0, len(body), 2**16))
+        headers = {"Content-Type": "application/json"}
+        url = f"{client.src}gradio_api/call/segment"
+        return httpx.post(url, content=content, headers=headers).status_code  # in chunks
+
+    assert post(1000) == 200
+    assert post(2**20) == 413
+    assert post(1000) == 200
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

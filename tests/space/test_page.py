@@ -321,6 +321,9 @@ def test_a_phone_never_scrolls_sideways(open_page, picture):
     page.wait_for_selector(".fcn-walk:not([hidden])")
     page.click(".fcn-api summary")
     assert page.evaluate(wide) == 390
+    for panel in ("batch", "video", "live", "stage"):
+        page.open(panel)
+        assert page.evaluate(wide) == 390, panel
     page.locator("button.fcn-entry").first.tap()
     assert page.locator("button.fcn-entry").first.get_attribute("aria-pressed") == "false"
 
@@ -402,12 +405,23 @@ def test_axe_finds_no_serious_fault(open_page, picture, scheme):
             for node in each["nodes"]
         )
 
-    assert not faults()
+    for panel in ("batch", "video", "live", "stage"):
+        page.open(panel)
+        assert not faults()
     page.segment(picture)
     page.click(".fcn-go")
     page.wait_for_selector(".fcn-walk:not([hidden])")
     page.click(".fcn-api summary")
     assert not faults()
+    page.open("video").click('#video [data-example="cat"]')
+    page.wait_for("ready", "#video")
+    page.open("live").click(".fcn-start")
+    page.wait_for_selector(".fcn-speed:not([hidden])")
+    assert not faults()
+    page.click(".fcn-stop")
+    page.open("video")
+    assert not faults()
+    page.open("stage")
     page.choose({"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
     page.wait_for("error")
     assert not faults()

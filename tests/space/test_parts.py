@@ -65,16 +65,32 @@ def test_what_is_not_known_of_a_model_is_none(folders):
     assert facts["name"] == "animals"
     assert [each["name"] for each in facts["classes"]] == ["background", "cat", "dog"]
     assert facts["classes"][1]["color"] == "#e69f00"
-    assert facts["evaluation"] is None and facts["licence"] is None and facts["link"] is None
+    unknown = ("evaluation", "licence", "licence_link", "link")
+    assert [facts[key] for key in unknown] == [None] * 4
+    (folders[0] / "README.md").unlink()
+    assert catalog.describe(catalog.Source.parse(str(folders[0])))["summary"] is None
+
+
+@pytest.mark.parametrize("link", ["javascript:alert(1)", "LICENSE"])
+def test_a_card_can_link_to_pages_only(folders, link):
+    card = f"---\nlicense: other\nlicense_name: x\nlicense_link: {link}\n---\n"
+    (folders[0] / "README.md").write_text(card)
+    assert catalog.describe(catalog.Source.parse(str(folders[0])))["licence_link"] is None
 
 
 def test_figures_and_licence_come_from_the_models_own_files(folders):
-    card = "---\nlicense: other\nlicense_name: data-terms\n---\n# Card\n"
+    head = "license: other\nlicense_name: data-terms\nlicense_link: https://example.org/terms"
+    body = (
+        "# Card\n\n![A picture](a.png)\n\nA *tiny* network ([how](x.md)),\nfor tests. And more.\n"
+    )
+    card = f"---\n{head}\n---\n{body}"
     (folders[0] / "README.md").write_text(card)
     record = {"mean_iu": 0.61, "pixel_accuracy": 0.9, "pictures": 100, "protocol": "Single scale."}
     (folders[0] / "evaluation.json").write_text(json.dumps({**record, "more": 1}))
     facts = catalog.describe(catalog.Source.parse(str(folders[0])))
     assert facts["licence"] == "data-terms"
+    assert facts["licence_link"] == "https://example.org/terms"
+    assert facts["summary"] == "A tiny network (how), for tests."
     assert facts["evaluation"] == record
     (folders[0] / "evaluation.json").write_text("[]")
     assert catalog.describe(catalog.Source.parse(str(folders[0])))["evaluation"] is None

@@ -534,9 +534,16 @@ def _batches(run: _Run) -> Iterator[tuple[Tensor, Tensor]]:
             config.batch_size,
             sampler=sampler,
             num_workers=config.workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=accelerator.device.type == "cuda",
         )
     )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole group; the run still needs its pictures to save."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:

@@ -153,12 +153,13 @@ def test_options_reach_the_library(segment, monkeypatch):
     monkeypatch.setattr(Segmenter, "stream", recording_stream)
     save_picture("a.png")
     segment("a.png")
-    assert calls["load"] == ("model", {"revision": None, "device": "auto", "dtype": "auto"})
+    defaults = {"revision": None, "device": "auto", "dtype": "auto", "backend": "torch"}
+    assert calls["load"] == ("model", defaults)
     options = (
         "--revision v1 --device cpu --dtype float16 --max-side 32 --max-pixels 999 --overwrite"
     )
     segment("a.png", *options.split(), "--batch-size", "3")
-    given = {"revision": "v1", "device": "cpu", "dtype": "float16"}
+    given = {"revision": "v1", "device": "cpu", "dtype": "float16", "backend": "torch"}
     assert calls["load"] == ("model", {**given, "max_side": 32, "max_pixels": 999})
     assert calls["stream"] == {"batch_size": 3, "errors": "yield"}
 

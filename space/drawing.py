@@ -57,6 +57,7 @@ def draw_stages(read_outs: ReadOuts, labels: LabelMap) -> dict[str, Any]:
         "width": read_outs.picture.width,
         "height": read_outs.picture.height,
         "heat": heat,
+        "finest": read_outs.finest,
         "build_up": [
             data_url(Image.fromarray(palette[indices]), "PNG") for indices in read_outs.build_up
         ],

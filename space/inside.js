@@ -149,7 +149,8 @@ function show() {
   context.drawImage(stage.canvas, 0, 0, stage.canvas.width * scale, stage.canvas.height * scale);
   find(".fcn-kind").textContent = say(isPool ? "backbone" : "build_up");
   find(".fcn-told h3").textContent = title(stage);
-  find(".fcn-story").textContent = say(stage.key);
+  const unused = !isPool && stage.stride < props.value.finest;
+  find(".fcn-story").textContent = say(unused ? "build_unused" : stage.key);
   const alt = isPool ? say("heat_alt", { name: stage.key }) : say("build_alt", { stride: stage.stride });
   screen.setAttribute("aria-label", alt);
   slider.setAttribute("aria-valuetext", `${find(".fcn-kind").textContent}: ${title(stage)}`);

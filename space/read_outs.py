@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcn_hub import Segmenter
+from fcn_hub.decoders import DeconvDecoder, ScoreDecoder
 
 STRIDES = (32, 16, 8, 4, 2)
 # On two CPU cores five decoder runs at this size take about as long as one picture on the page.
@@ -31,11 +32,13 @@ class ReadOuts:
         picture: The picture as the network saw it.
         heat: Per pool output, pool1 first: mean activation, float32 [h, w].
         build_up: Per entry of STRIDES: the label map, [H, W] at the picture's size.
+        finest: The stride of the finest pool output that the decoder makes use of.
     """
 
     picture: Image.Image
     heat: list[np.ndarray]
     build_up: list[np.ndarray]
+    finest: int
 
 
 @torch.inference_mode()
@@ -69,7 +72,12 @@ def read_out(segmenter: Segmenter, picture: Image.Image) -> ReadOuts:
     for stride in STRIDES:
         logits = model.decoder(withhold(pools, stride))[0, :, :height, :width]
         build_up.append(logits.argmax(dim=0).cpu().numpy())
-    return ReadOuts(picture, heat, build_up)
+    return ReadOuts(picture, heat, build_up, finest_stride(model.decoder))
+
+
+def finest_stride(decoder: DeconvDecoder | ScoreDecoder) -> int:
+    """The stride of the finest pool output that a decoder makes use of, 32 without skips."""
+    return 32 >> decoder.skips if isinstance(decoder, DeconvDecoder) else decoder.stride
 
 
 def withhold(pools: Sequence[Tensor], stride: int) -> list[Tensor]:

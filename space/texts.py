@@ -186,7 +186,10 @@ ENGLISH = {
     "pool2": (
         "A cell now sees 16×16 pixels. Corners and small patterns stand out; smooth areas fade."
     ),
-    "pool3": "44×44 pixels are in view: parts such as eyes, fur or a wheel's rim begin to count.",
+    "pool3": (
+        "44×44 pixels are in view: parts such as eyes, fur or a wheel's rim begin to count. One "
+        "cell now stands for 8×8 pixels."
+    ),
     "pool4": "100×100 pixels are in view. What lights up are parts of things, roughly in place.",
     "pool5": (
         "212×212 pixels are in view, enough to tell a cat from a dog. Where its outline runs is "
@@ -196,13 +199,25 @@ ENGLISH = {
         "Only the coarsest features keep their place. The network knows what is there, and to "
         "within 32 pixels where."
     ),
-    "build16": "The first skip, from pool4, lets detail of 16 pixels through.",
-    "build8": "With pool3, detail of 8 pixels: large outlines take shape.",
-    "build4": "With pool2, detail of 4 pixels: thin parts separate from what is behind them.",
-    "build2": "With pool1 nothing is withheld: this is the network's own answer.",
+    "build16": (
+        "The first skip, from pool4, lets detail of 16 pixels through. Things get a rough shape, "
+        "no longer a mere place."
+    ),
+    "build8": "With pool3 comes detail of 8 pixels. Large outlines settle where they belong.",
+    "build4": (
+        "With pool2 comes detail of 4 pixels. Thin parts can separate from what is behind them."
+    ),
+    "build2": (
+        "With pool1 nothing is withheld: this is the network's own answer. The last step, to "
+        "stride 1, has no skip and so adds no detail."
+    ),
+    "build_unused": (
+        "This network has no skip from here, so nothing changes any more. What you see is its own "
+        "answer."
+    ),
     "inside_method": (
         "Heat maps show the mean of all channels at each place, scaled to the stage's own range. "
-        "For the build-up the whole network runs every time, trained as it is with all four "
+        "For the build-up the whole network runs every time, trained as it is with all its "
         "skips; what finer stages know is averaged over cells of the stride shown, so that it "
         "tells how much of everything is there and no longer where. Nothing is retrained, so the "
         "coarse answers are what this network can say without detail, not what one trained "
@@ -378,17 +393,21 @@ CHINESE = {
     "build_up": "预测，由粗到细",
     "pool1": "经过两次卷积，一格能看到 6×6 像素。它对边缘、颜色和纹理有反应，不管在哪里。",
     "pool2": "一格现在看到 16×16 像素。角点和小图案突出，平滑区域变暗。",
-    "pool3": "视野为 44×44 像素：眼睛、毛发或轮圈这样的局部开始起作用。",
+    "pool3": "视野为 44×44 像素：眼睛、毛发或轮圈这样的局部开始起作用。一格现在代表 8×8 像素。",
     "pool4": "视野为 100×100 像素。亮起来的是物体的各个部分，位置大致正确。",
     "pool5": ("视野为 212×212 像素，足以分辨猫和狗。但轮廓在哪里已经丢失：一格代表 32×32 像素。"),
     "build32": "只有最粗的特征保留位置。网络知道有什么，但位置只精确到 32 像素。",
-    "build16": "第一个跳跃连接来自 pool4，放入 16 像素的细节。",
-    "build8": "加上 pool3，细节到 8 像素：大的轮廓成形。",
-    "build4": "加上 pool2，细节到 4 像素：细小的部分与背景分开。",
-    "build2": "加上 pool1，不再保留任何信息：这就是网络自己的答案。",
+    "build16": "第一个跳跃连接来自 pool4，放入 16 像素的细节。物体有了大致的形状，而不只是位置。",
+    "build8": "加上 pool3，细节到 8 像素。大的轮廓落到各自的位置。",
+    "build4": "加上 pool2，细节到 4 像素。细小的部分可以与背景分开。",
+    "build2": (
+        "加上 pool1，不再隐去任何信息：这就是网络自己的答案。"
+        "最后一步到步幅 1，没有跳跃连接，因此不再增加细节。"
+    ),
+    "build_unused": "这个网络从这里起没有跳跃连接，因此不再变化。看到的就是它自己的答案。",
     "inside_method": (
         "热图显示每个位置所有通道的平均值，按该阶段自身的范围缩放。"
-        "由粗到细时，每次都运行整个网络（它训练时用了全部四个跳跃连接）；"
+        "由粗到细时，每次都运行整个网络（它训练时用了自己的全部跳跃连接）；"
         "更细阶段的特征在所示步幅的格子内取平均，因此只说明有多少，而不再说明在哪里。"
         "没有重新训练，所以粗略的答案是这个网络在缺少细节时能说的，"
         "不等于训练时就没有跳跃连接的网络。"

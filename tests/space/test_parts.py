@@ -110,6 +110,19 @@ def test_withholding_keeps_how_much_and_forgets_where():
         torch.testing.assert_close(cells.amax(-1), cells.amin(-1))
 
 
+@pytest.mark.parametrize(
+    ("config", "finest"),
+    [({}, 2), ({"skips": 2}, 8), ({"skips": 0}, 32), ({"decoder": "fcn16s", "fc_channels": 8}, 16)],
+)
+def test_below_the_finest_skip_nothing_changes_any_more(config, finest):
+    segmenter = Segmenter(make_tiny_model(**config), device="cpu", dtype="float32")
+    found = read_outs.read_out(segmenter, Image.fromarray(make_picture(64, 96)))
+    assert found.finest == finest
+    answers = dict(zip(read_outs.STRIDES, found.build_up, strict=True))
+    for stride in (each for each in read_outs.STRIDES if each < finest):
+        np.testing.assert_array_equal(answers[stride], answers[finest])
+
+
 @pytest.mark.parametrize("size", [(64, 96), (50, 71)])
 @pytest.mark.parametrize("decoder", ["deconv", "fcn32s", "fcn8s"])
 def test_the_last_stage_is_the_networks_own_answer(size, decoder):

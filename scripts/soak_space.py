@@ -54,7 +54,8 @@ def serve(folder: Path, model: str) -> Iterator[tuple[subprocess.Popen, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    places = {"GRADIO_TEMP_DIR": "cache", "TMPDIR": "tmp", "HOME": "home"}
+    # Gradio loads matplotlib where it is installed, and that makes a list of the fonts once.
+    places = {"GRADIO_TEMP_DIR": "cache", "TMPDIR": "tmp", "HOME": "home", "MPLCONFIGDIR": "fonts"}
     for name in [*places.values(), "work"]:
         (folder / name).mkdir()
     environment = {name: str(folder / place) for name, place in places.items()}
@@ -97,6 +98,7 @@ def soak(
         Image.fromarray(noise).resize((args.width, args.height)).save(path)
         pictures.append(path)
     own = threading.local()
+    downloads, patient = str(folder / "answers"), {"timeout": 120}
     seconds: list[float] = []
     outside: list[float] = []
     errors: list[str] = []
@@ -105,10 +107,12 @@ def soak(
     bar = tqdm(total=args.requests, unit="request", disable=None)
 
     def ask(number: int) -> None:
-        if not hasattr(own, "client"):
-            own.client = Client(url, verbose=False, download_files=str(folder / "answers"))
         start = time.perf_counter()
         try:
+            if not hasattr(own, "client"):
+                own.client = Client(
+                    url, verbose=False, download_files=downloads, httpx_kwargs=patient
+                )
             picture = handle_file(pictures[number % len(pictures)])
             _, summary, _ = own.client.predict(picture=picture, api_name="/segment")
             spent = summary["milliseconds"]
@@ -124,8 +128,10 @@ def soak(
     with ThreadPoolExecutor(args.clients) as pool:
         list(pool.map(ask, range(args.requests)))
     bar.close()
-    ours = {*pictures, *(folder / "answers").rglob("*"), *(folder / "cache").rglob("*")}
-    left = [path for path in folder.rglob("*") if path.is_file() and path not in ours]
+    allowed = {*pictures}.union(
+        *((folder / name).rglob("*") for name in ("answers", "cache", "fonts"))
+    )
+    left = [path for path in folder.rglob("*") if path.is_file() and path not in allowed]
     early, late = memory[args.requests // 4], memory[args.requests]
     return {
         "requests": args.requests,

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fcn_hub.hub import fetch_file
 from fcn_hub.images import ImageError, ImageSource, open_image
 from fcn_hub.model import FCN
+from fcn_hub.optimize import OptimizedFCN, optimized
 from fcn_hub.runtimes import BACKENDS, BackendError, export_files, load_network
 from fcn_hub.segmentation import Segmentation
 
@@ -120,11 +121,15 @@ class Segmenter:
         self.labels = model.label_map
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if backend == "torch":
-            self.model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+            self.network: nn.Module = self.model
+            if self.device.type == "cpu":
+                self.network = optimized(self.model.cpu().float(), self.dtype)
+            self.model.to(self.device, self.dtype)
+            if self.network is self.model:
+                self.model.to(memory_format=torch.channels_last)
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.float()
-            self.network: nn.Module = self.model
         else:
             self.model.cpu().float()
             self.network = _load_exported(self.model, backend, self.dtype, exported)
@@ -293,14 +298,27 @@ class Segmenter:
 
     def _logits(self, pictures: np.ndarray) -> Tensor:
         """uint8 [N, H, W, 3] through the network: float [N, num_classes, H, W] in `dtype`."""
+        return self.network(self._normalized(pictures))
+
+    def _normalized(self, pictures: np.ndarray) -> Tensor:
+        """uint8 [N, H, W, 3] as the network takes it: float [N, 3, H, W]."""
         x = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
         x = (x / 255 - self._mean) / self._std
         if self.backend != "torch":
-            return self.network(x)
-        return self.network(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+            return x
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
-        logits = self._logits(np.stack([np.asarray(self._resized(image)) for image in images]))
+        pictures = np.stack([np.asarray(self._resized(image)) for image in images])
+        own_size = all(self._network_size(image) == image.size for image in images)
+        if own_size and isinstance(self.network, OptimizedFCN):
+            maps = [_Maps.empty(i.height, i.width, len(self.labels)) for i in images]
+            self.network(
+                self._normalized(pictures),
+                lambda index, y, rows: maps[index].classify(rows, y, 0),
+            )
+            return maps
+        logits = self._logits(pictures)
         return [self._classify(one, image) for image, one in zip(images, logits, strict=True)]
 
     def _classify_tiled(self, image: Image.Image) -> _Maps:

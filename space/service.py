@@ -279,7 +279,7 @@ class Service:
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
         """Label map and confidence of each, and the network's own time in seconds."""
         segmenter = self.catalog.segmenter(model)
-        with stopwatch(segmenter.model) as seconds:
+        with stopwatch(segmenter.network) as seconds:
             results = list(segmenter.stream(images))
         return [(each.label_map, each.confidence) for each in results], sum(seconds)
 

@@ -6,6 +6,7 @@ that are too large for one pass, and turning logits into class indices and confi
 
 import copy
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -81,7 +82,8 @@ class Segmenter:
             learned to see; None keeps every picture at its own size. Results have the picture's
             own size either way.
         pixel_budget: Pixels that pass through the network at once. A picture above it is
-            processed in overlapping tiles, blended where they meet.
+            processed in overlapping tiles, blended where they meet. Where memory runs out,
+            batches and then this budget are halved, with a warning.
         max_pixels, max_bytes: Limits on pictures, as for `open_image`.
 
     Raises:
@@ -263,10 +265,7 @@ class Segmenter:
         for indices in self._batches([self._network_size(image) for image in images]):
             group = [images[index] for index in indices]
             with self._lock:
-                if len(group) == 1 and self._pixels(group[0]) > self.pixel_budget:
-                    maps = [self._classify_tiled(group[0])]
-                else:
-                    maps = self._classify_whole(group)
+                maps = self._classify_group(group)
             for index, each in zip(indices, maps, strict=True):
                 results[index] = Segmentation(images[index], *each, self.labels)
         return [results[index] for index in range(len(images))]
@@ -307,6 +306,33 @@ class Segmenter:
         if self.backend != "torch":
             return x
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _classify_group(self, images: Sequence[Image.Image]) -> list[_Maps]:
+        """The maps of images of one size; where memory runs out, in smaller parts."""
+        pixels = self._pixels(images[0])
+        try:
+            if len(images) == 1 and pixels > self.pixel_budget:
+                return [self._classify_tiled(images[0])]
+            return self._classify_whole(images)
+        except torch.OutOfMemoryError:
+            budget = min(pixels, self.pixel_budget) // 2
+            if len(images) == 1 and budget < _MIN_TILE**2:
+                raise
+        # Out of the handler, whose traceback keeps what was allocated.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(images) > 1:
+            half = len(images) // 2
+            warnings.warn(
+                f"Out of memory with {len(images)} pictures; trying {half}.", stacklevel=2
+            )
+            return self._classify_group(images[:half]) + self._classify_group(images[half:])
+        warnings.warn(
+            f"Out of memory; from now on, pictures above {budget:,} pixels are processed in tiles.",
+            stacklevel=2,
+        )
+        self.pixel_budget = budget
+        return self._classify_group(images)
 
     def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
         pictures = np.stack([np.asarray(self._resized(image)) for image in images])

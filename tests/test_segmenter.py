@@ -300,6 +300,57 @@ def test_a_tiled_picture_that_is_also_scaled_has_its_own_size(tiny_model):
     assert (whole.label_map == result.label_map).mean() > 0.99
 
 
+# --- memory ----------------------------------------------------------------------------------
+
+
+class SmallMemory(torch.nn.Module):
+    """Runs a network on as many pixels as fit, and is out of memory beyond."""
+
+    def __init__(self, network: torch.nn.Module, pixels: int) -> None:
+        super().__init__()
+        self.network, self.pixels, self.seen = network, pixels, []
+
+    def forward(self, x):
+        self.seen.append(x.shape[0])
+        if x.shape[0] * x.shape[2] * x.shape[3] > self.pixels:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.network(x)
+
+
+def test_out_of_memory_halves_the_batch_with_a_warning(tiny_model):
+    pictures = [make_picture(64, 64, seed) for seed in range(5)]
+    segmenter = Segmenter(tiny_model, **CPU)
+    expected = [segmenter(picture).label_map for picture in pictures]
+    segmenter.network = SmallMemory(segmenter.network, 2 * 64 * 64)
+    with pytest.warns(UserWarning) as warnings:
+        results = list(segmenter.stream(pictures))
+    messages = [str(warning.message) for warning in warnings]
+    assert messages == [f"Out of memory with {n} pictures; trying {n // 2}." for n in (5, 3)]
+    assert segmenter.network.seen == [5, 2, 3, 1, 2]
+    for result, label_map in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.label_map, label_map)
+
+
+def test_out_of_memory_with_one_picture_goes_on_in_tiles_with_a_warning(tiny_model):
+    picture = make_picture(1100, 1300)
+    segmenter = Segmenter(tiny_model, **CPU)
+    expected = segmenter(picture).label_map
+    segmenter.network = SmallMemory(segmenter.network, 1_000_000)
+    with pytest.warns(UserWarning, match="above 715,000 pixels are processed in tiles"):
+        result = segmenter(picture)
+    assert (result.label_map == expected).mean() > 0.99
+    failures = len(segmenter.network.seen)
+    segmenter(picture)  # it has learned: no attempt at the whole picture
+    assert len(segmenter.network.seen) == failures + failures - 1
+
+
+def test_a_picture_for_which_even_tiles_are_too_large_is_an_error(tiny_model):
+    segmenter = Segmenter(tiny_model, **CPU)
+    segmenter.network = SmallMemory(segmenter.network, 1000)
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter(make_picture(64, 64))
+
+
 @pytest.mark.slow
 def test_a_picture_of_100_megapixels_takes_less_than_3_gb(checkpoint):
     program = f"""

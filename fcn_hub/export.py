@@ -307,7 +307,8 @@ def _check(
         elif is_end_to_end:
             difference = (found != expected).float().mean().item()
         else:
-            difference = ((found - expected).abs().max() / expected.abs().max()).item()
+            largest = expected.abs().max().clamp(min=1e-6)  # untrained scores are all zero
+            difference = ((found - expected).abs().max() / largest).item()
         worst = max(worst, difference)
         if not difference <= (_LABEL_TOLERANCE if is_end_to_end else _TOLERANCE):
             raise ExportError(

@@ -49,8 +49,8 @@ def optimized(model: FCN, dtype: torch.dtype = torch.float32) -> nn.Module:
 
     Returns:
         A module like the model: normalised pictures [N, 3, H, W] to logits [N, classes, H, W];
-        the model itself where its decoder is not `DeconvDecoder` or its batch normalisation
-        cannot be folded without losing digits.
+        the model itself where its decoder is not `DeconvDecoder`, normalises before it adds, or
+        has a batch normalisation that cannot be folded without losing digits.
     """
     if type(model.decoder) is not DeconvDecoder or not _foldable(model.decoder):
         return model.to(dtype)
@@ -58,6 +58,8 @@ def optimized(model: FCN, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def _foldable(decoder: DeconvDecoder) -> bool:
+    if decoder.bn_first:
+        return False
     for step in range(1, 5):
         norm = decoder.get_submodule(f"bn{step}")
         _, shift = _scale_and_shift(norm)  # type: ignore[arg-type]
@@ -80,7 +82,8 @@ class OptimizedFCN(nn.Module):
     def __init__(self, model: FCN, dtype: torch.dtype) -> None:
         super().__init__()
         decoder = model.decoder
-        self.stride = decoder.stride
+        assert isinstance(decoder, DeconvDecoder)
+        self.multiple = decoder.multiple
         self.skips = decoder.skips
         self.winograd = _winograd_is_faster(dtype)
         self.backbone = model.backbone
@@ -129,7 +132,7 @@ class OptimizedFCN(nn.Module):
     def _bands(self, picture: Tensor) -> Iterator[tuple[int, Tensor]]:
         """y, and the logits [num_classes, h, W] of one picture's rows from y on."""
         height, width = picture.shape[-2:]
-        x = F.pad(picture[None], (0, -width % self.stride, 0, -height % self.stride))
+        x = F.pad(picture[None], (0, -width % self.multiple, 0, -height % self.multiple))
         x = x.contiguous(memory_format=self.memory_format)
         *pools, x = self._pools(x)
         for step in range(1, 5):

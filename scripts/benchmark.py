@@ -330,7 +330,7 @@ def stages(model: str, device: str, repeats: int) -> dict[str, float]:
         (path,) = write_jpegs(Path(scratch), 1)
         for _ in range(repeats + 1):
             image = step("decode", segmenter._open, path)
-            pixels = np.asarray(segmenter._resized(image))[None]
+            pixels = np.array(segmenter._resized(image))[None]
             x = step("preprocess", segmenter._normalized, pixels)
             logits = step("network", segmenter.network, x)[0]
             maps = step("argmax, softmax", segmenter._classify, logits, image)

@@ -71,6 +71,21 @@ def test_an_exported_network_gives_the_networks_logits_at_any_size(model, folder
         torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("decoder", ["fcn32s", "fcn8s"])
+def test_the_papers_networks_are_exported_like_any_other(decoder, tmp_path):
+    model = make_tiny_model(decoder=decoder)
+    for name, parameter in model.decoder.named_parameters():
+        if name.startswith("score"):  # they start at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    export(model, tmp_path, "openvino")
+    network = load_network(model, "openvino", torch.float32, tmp_path)
+    x = torch.randn(1, 3, 33, 47, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(x)
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_torch_exports_program_gives_the_networks_logits_at_any_size(model, folder, size):
     program = torch.export.load(folder / "torch-export" / "model.pt2").module()

@@ -73,12 +73,9 @@ def test_what_cannot_be_folded_without_losing_digits_stays_as_it_is():
     assert optimized(model) is model
 
 
-def test_another_decoder_stays_as_it_is():
-    class Decoder(type(make_tiny_model().decoder)):
-        """Someone's own, which may compute anything."""
-
-    model = make_tiny_model()
-    model.decoder.__class__ = Decoder
+@pytest.mark.parametrize("config", [{"decoder": "fcn8s"}, {"bn_first": True}])
+def test_a_network_of_another_kind_stays_as_it_is(config):
+    model = make_tiny_model(**config)
     assert optimized(model) is model
 
 

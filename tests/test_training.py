@@ -456,6 +456,10 @@ LONG = {"steps": 18, "save_every": 3, "eval_every": 6, "class_weighting": 0.3}
 
 def session(options: dict, moment: str | None = None, call: int = 0) -> None:
     """What a child process does: train, and die in the `call`-th call of a function."""
+    if "fork" in multiprocessing.get_all_start_methods():
+        # This process would hand on the forkserver it came from, beneath which loader workers
+        # do not notice that it was killed.
+        multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     if moment:
         module_name, name = moment.rsplit(".", 1)

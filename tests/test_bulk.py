@@ -18,7 +18,7 @@ from pyarrow import parquet
 from pycocotools import mask as coco
 
 from fcn_hub import Segmenter
-from fcn_hub.bulk import PredictConfig, predict
+from fcn_hub.bulk import PredictConfig, predict, predicting
 from fcn_hub.bulk.predicting import PredictError
 from fcn_hub.bulk.shards import ShardWriter
 
@@ -182,6 +182,26 @@ def test_the_report_is_written_too(config):
     assert str(report).startswith("9 done, 2 failed, 0 skipped")
 
 
+def test_a_run_of_relative_paths_is_the_same_wherever_its_workers_stand(
+    config, place, tmp_path, monkeypatch
+):
+    predict(config)
+    monkeypatch.chdir(place)
+    # A worker's working folder is none of the driver's: here it changes as soon as one starts.
+    load = predicting._load
+
+    def elsewhere(*args):
+        monkeypatch.chdir("/")
+        return load(*args)
+
+    monkeypatch.setattr(predicting, "_load", elsewhere)
+    output = os.path.relpath(tmp_path / "relative", place)
+    predict(replace(config, sources=("photos",), model="model", output=output))
+    named = {"model": "model"}  # as it was given
+    found = rows(str(tmp_path / "relative"))
+    assert found == [row | named for row in rows(config.output)]
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -217,21 +237,21 @@ def test_killed_in_the_middle_and_rerun_it_equals_an_undisturbed_run(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(config, tmp_path):
+@pytest.mark.parametrize("masks", ["png", "files"])
+def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(config, tmp_path, masks):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        undisturbed = replace(config, masks="png", output=str(tmp_path / "undisturbed"))
+        undisturbed = replace(config, masks=masks, output=str(tmp_path / "undisturbed"))
         predict(undisturbed)
-        full = replace(config, masks="png", output=str(disk / "out"))
-        (disk / "ballast").write_bytes(bytes(36 * 1024))
+        full = replace(config, masks=masks, output=str(disk / "out"))
+        (disk / "ballast").write_bytes(bytes(228 * 1024))
         with pytest.raises(OSError, match="No space left"):
             predict(full)
-        left = [path.name for path in (disk / "out").iterdir() if path.name.endswith(".tmp")]
-        assert left == []
+        assert list((disk / "out").rglob(".*.tmp")) == []
         (disk / "ballast").unlink()
         predict(full)
         assert files(full.output) == files(undisturbed.output)

@@ -55,6 +55,21 @@ def test_a_single_picture_is_a_source(photos):
     assert listed(photos / "b.png") == [Entry("b.png", str(photos / "b.png"))]
 
 
+def test_relative_sources_mean_the_same_from_any_folder(photos, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("photos/a/d.png\n")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(photos / "b.png", "b.png")
+    rows = datasets.Dataset.from_dict({"photo": [str(photos / "b.png")]})
+    rows.cast_column("photo", datasets.Image()).save_to_disk(str(tmp_path / "table"))
+    monkeypatch.chdir(tmp_path)
+    sources = ["photos", "photos/*/c.png", "photos/b.png", "list.txt", "shard.tar"]
+    found = [entry for source in sources for entry in listed(source)]
+    table = listed("table", "all")
+    monkeypatch.chdir("/")
+    assert widths(found) == [30, 31, 32, 31, 30, 32, 30]
+    assert open_image(Opener("all", None)(table[0])).width == 30
+
+
 def test_paths_of_a_list_are_relative_to_it(photos, tmp_path):
     (tmp_path / "list.txt").write_text(f"photos/b.png\n\n{photos / 'a' / 'c.png'}\n")
     found = listed(tmp_path / "list.txt")

@@ -136,7 +136,7 @@ def predict(config: PredictConfig) -> Report:
         >>> predict(PredictConfig(("photos",), "owner/name", "masks"))  # doctest: +SKIP
     """
     began = monotonic()
-    folder = Path(config.output)
+    folder = Path(config.output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     model = identity(config.model, config.revision)
@@ -194,7 +194,9 @@ def _run(
 ) -> Iterator[int]:
     if not shards:
         return iter(())
-    make_work = partial(_load, config, model["revision"], plan.folder)
+    is_folder = Path(config.model).is_dir()
+    place = str(Path(config.model).absolute()) if is_folder else config.model
+    make_work = partial(_load, config, place, model["revision"], plan.folder)
     return _engine(config)(make_work, shards)
 
 
@@ -206,14 +208,14 @@ def _engine(
     return RayPool(*config.workers, config.cpus, config.gpus)
 
 
-def _load(config: PredictConfig, revision: str | None, folder: Path) -> Work:
+def _load(config: PredictConfig, place: str, revision: str | None, folder: Path) -> Work:
     """A worker: its model, and what it does with a shard's number."""
     torch.set_num_threads(config.cpus)
     plan = Plan.read(folder)
     if plan is None:
         raise PredictError(f"This worker does not see {folder}, which all of them must share.")
     segmenter = Segmenter.from_pretrained(
-        config.model, revision, config.device, config.dtype, max_side=config.max_side
+        place, revision, config.device, config.dtype, max_side=config.max_side
     )
     writer = ShardWriter(
         folder=folder,

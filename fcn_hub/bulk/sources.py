@@ -58,7 +58,7 @@ def entries(source: str, split: str, image_column: str | None) -> Iterator[Entry
     Raises:
         SourceError: It is not there, holds no picture, or is malformed.
     """
-    path = Path(source)
+    path = Path(source).absolute()  # workers, and who resumes, may stand in another folder
     if source.startswith(HUB_PREFIX) or _is_table(path):
         return _rows(source, split, image_column)
     if path.is_dir():
@@ -162,7 +162,8 @@ def _is_table(path: Path) -> bool:
 
 
 def _rows(source: str, split: str, image_column: str | None) -> Iterator[Entry]:
-    name = source.removeprefix(HUB_PREFIX)
+    is_hub = source.startswith(HUB_PREFIX)
+    name = source.removeprefix(HUB_PREFIX) if is_hub else str(Path(source).absolute())
     for row in range(len(_open_table(name, split, image_column))):
         yield Entry(f"{split}/{row}", name, row=row)
 

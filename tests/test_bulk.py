@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,18 +238,25 @@ def test_killed_in_the_middle_and_rerun_it_equals_an_undisturbed_run(
     assert files(config.output) == files(undisturbed.output)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-@pytest.mark.parametrize("masks", ["png", "files"])
-def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(config, tmp_path, masks):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        undisturbed = replace(config, masks=masks, output=str(tmp_path / "undisturbed"))
-        predict(undisturbed)
-        full = replace(config, masks=masks, output=str(disk / "out"))
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("masks", ["png", "files"])
+def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(config, tmp_path, masks):
+    undisturbed = replace(config, masks=masks, output=str(tmp_path / "undisturbed"))
+    predict(undisturbed)
+    disk = tmp_path / "disk"
+    full = replace(config, masks=masks, output=str(disk / "out"))
+    with small_disk(disk, "256k"):
         (disk / "ballast").write_bytes(bytes(228 * 1024))
         with pytest.raises(OSError, match="No space left"):
             predict(full)
@@ -255,8 +264,13 @@ def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(config, tmp_pat
         (disk / "ballast").unlink()
         predict(full)
         assert files(full.output) == files(undisturbed.output)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_no_room_for_masks_is_not_the_fault_of_a_picture(config):
+    with small_disk(Path(config.output) / "masks", "8k"):
+        with pytest.raises(OSError, match="No space left"):
+            predict(replace(config, masks="files"))
+        assert list(Path(config.output).glob("part-*")) == []
 
 
 # --- the program --------------------------------------------------------------------------------

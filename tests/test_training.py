@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import make_tiny_model
@@ -560,12 +561,15 @@ def test_killed_while_writing_it_loses_nothing(options, child, uninterrupted, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_signal_saves_the_state_of_that_very_step(options, child, uninterrupted, number):
-    options = options | LONG | {"save_every": 1000}
+    options = options | LONG | {"save_every": 1000, "workers": 1}
     log = Path(options["run_dir"]) / "log.jsonl"
     process = child(options)
     while process.is_alive() and not (log.is_file() and log.read_text().count("\n") >= 2):
         time.sleep(0.005)
-    os.kill(process.pid, number)
+    loaders = psutil.Process(process.pid).children()
+    assert loaders
+    for each in (*loaders, process):  # a terminal and a scheduler signal the whole group
+        os.kill(each.pid, number)
     process.join(60)
     assert process.exitcode == 0
     assert 2 <= state_of(options["run_dir"])["step"] == len(curve_of(options["run_dir"])) < 18

@@ -1,7 +1,7 @@
 """The same network arranged for speed: equal outputs, other operations.
 
 What `optimized` changes, and what it leaves to the network as it stands, was decided by
-measurement: docs/performance.md has the figures, and what was tried without gain.
+measurement; docs/performance.md has figures.
 
 - **Bands.** The first two stages and the last decoder step, which work on the largest maps, go
   through the picture in bands of rows. What a band needs stays in the processor's caches, and the

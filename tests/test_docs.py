@@ -186,3 +186,11 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path, monkeypatch):
             run(block, page, namespace)
     assert {"overlay.png", "mask.png", "photo.jpg.png"} <= {p.name for p in tmp_path.iterdir()}
     assert tuple(namespace["logits"].shape) == (1, 7, 375, 500)
+
+
+def test_the_performance_table_is_the_measured_one():
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "docs" / "figures" / "benchmark.json").read_text())["rows"]
+    cells = re.findall(r"([0-9.]+) s \(([0-9.]+)×\)", text)
+    found = [(f"{r['seconds_per_picture']:.3f}", f"{r['ratio']:.2f}") for r in measured]
+    assert sorted(cells) == sorted(found)

@@ -477,13 +477,21 @@ def _prepare_to_train(config: TrainingConfig, model: FCN, accelerator: Accelerat
     for stage in islice(model.backbone.stages(), config.freeze_stages):
         for conv in stage:
             conv.requires_grad_(False)
-    model.train().to(memory_format=torch.channels_last)
+    model.train().to(memory_format=_memory_format(accelerator))
     if config.freeze_bn:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
     elif accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def _memory_format(accelerator: Accelerator) -> torch.memory_format:
+    """Channels last, but where gradients of float32 weights take about twice as long in it."""
+    direct = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no"
+    if direct and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _optimizer(config: TrainingConfig, model: FCN) -> torch.optim.Optimizer:
@@ -585,7 +593,9 @@ def _backward(run: _Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     for position, (pictures, labels) in enumerate(batches, start=1):
         last = position == len(batches)
         with nullcontext() if last else accelerator.no_sync(run.network):
-            x = ((pictures / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+            x = ((pictures / 255 - mean) / std).contiguous(
+                memory_format=_memory_format(accelerator)
+            )
             part = F.cross_entropy(
                 run.network(x).float(),
                 labels.long(),

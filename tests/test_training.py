@@ -25,7 +25,6 @@ pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState, GradientState
 
 from fcn_hub import FCN, LabelMap
-from fcn_hub import training as training_module
 from fcn_hub.datasets import DatasetError, open_dataset
 from fcn_hub.surgery import adapt_classes
 from fcn_hub.training import (
@@ -33,9 +32,12 @@ from fcn_hub.training import (
     TrainingError,
     check_data,
     learning_rate_factor,
+    loop,
     parse_config,
+    start,
     train,
 )
+from fcn_hub.training import options as options_module
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = np.array([[200, 40, 40], [40, 180, 60], [50, 70, 210]])
@@ -311,7 +313,7 @@ def assert_close_runs(one: str, other: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_loss_is_torchs_cross_entropy(options, monkeypatch, reduction):
     seen = {}
-    backward = training_module._backward
+    backward = loop._backward
 
     def spy(run, batches):
         pictures, labels = batches[0]
@@ -328,7 +330,7 @@ def test_the_loss_is_torchs_cross_entropy(options, monkeypatch, reduction):
         seen["loss"] = backward(run, batches).item()
         return torch.tensor(seen["loss"])
 
-    monkeypatch.setattr(training_module, "_backward", spy)
+    monkeypatch.setattr(loop, "_backward", spy)
     train(
         TrainingConfig(
             **options
@@ -345,7 +347,7 @@ def test_class_weights_are_powers_of_median_frequency_over_frequency(options, to
     expected = (np.median(counts) / counts) ** 0.3
     config = TrainingConfig(**options | {"class_weighting": 0.3})
     config.folder.mkdir()
-    found = training_module._class_weights(config, open_dataset("folder", toy, "train"))
+    found = start._class_weights(config, open_dataset("folder", toy, "train"))
     assert np.allclose(found, expected, rtol=1e-6)
 
 
@@ -355,7 +357,7 @@ def test_the_masks_are_scanned_once(options, monkeypatch):
     def refuse(dataset):
         raise AssertionError("scanned again")
 
-    monkeypatch.setattr(training_module, "check", refuse)
+    monkeypatch.setattr(start, "check", refuse)
     train(TrainingConfig(**options | {"class_weighting": 0.3, "steps": 2}))
 
 
@@ -388,10 +390,10 @@ def test_gradients_may_overflow_only_where_a_scaler_skips_the_step():
         return SimpleNamespace(config=config, step=6, accelerator=SimpleNamespace(scaler=scaler))
 
     with pytest.raises(TrainingError, match="The gradient of step 7 is not finite"):
-        training_module._require_finite(run(None), 1.0, torch.tensor(math.inf))
-    training_module._require_finite(run(object()), 1.0, torch.tensor(math.inf))
+        loop._require_finite(run(None), 1.0, torch.tensor(math.inf))
+    loop._require_finite(run(object()), 1.0, torch.tensor(math.inf))
     with pytest.raises(TrainingError, match="The loss of step 7 is not finite"):
-        training_module._require_finite(run(object()), math.nan, 1.0)
+        loop._require_finite(run(object()), math.nan, 1.0)
 
 
 # --- where it starts ----------------------------------------------------------------------------
@@ -541,7 +543,7 @@ def test_killed_at_any_moment_and_resumed_it_equals_the_uninterrupted_run(
         ("torch.save", 1),  # the first state
         ("torch.save", 3),  # a later one, with an evaluation behind it
         ("fcn_hub.model.save_file", 1),  # the weights of the best checkpoint
-        ("fcn_hub.training._save", 2),  # between the checkpoint and the state
+        ("fcn_hub.training.loop.save", 2),  # between the checkpoint and the state
     ],
 )
 def test_killed_while_writing_it_loses_nothing(options, child, uninterrupted, moment, call):
@@ -719,7 +721,7 @@ RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.json"))
 def test_recipes_are_those_of_the_authors_and_run(options, recipe):
     smaller = options | {"base_channels": 2, "fc_channels": 3, "steps": 2}
     del smaller["batch_size"], smaller["warmup"]
-    words = ["--config", str(recipe), *training_module._arguments_of(smaller)]
+    words = ["--config", str(recipe), *options_module._arguments_of(smaller)]
     config = parse_config(words)
     train(config)
     whole = parse_config(["--config", str(recipe), "--dataset", "voc", "--data-root", "VOC"])
@@ -746,7 +748,7 @@ def launch(script: str, *arguments: str) -> None:
 
 
 def arguments(options: dict) -> list[str]:
-    return training_module._arguments_of(options)
+    return options_module._arguments_of(options)
 
 
 @pytest.mark.slow
@@ -775,7 +777,7 @@ def test_batch_norms_statistics_are_averaged_over_processes():
         # Two processes, the other of which has ones everywhere.
         accelerator=SimpleNamespace(num_processes=2, reduce=lambda own, _: (own + 1) / 2),
     )  # fmt: skip
-    training_module._update_average(run)
+    loop._update_average(run)
     assert torch.equal(model.decoder.bn1.running_mean, (before + 1) / 2)
     assert_equal(dict(average.state_dict()), dict(model.state_dict()))
 

@@ -19,6 +19,7 @@ from fcn_hub.bulk import PredictConfig, predict
 from fcn_hub.bulk.engines import EngineError
 
 ray = pytest.importorskip("ray")
+Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -38,14 +39,25 @@ def ray_folder():
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder):
-    """A cluster of this machine's own, whose workers find the package where this process does."""
+def module_patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder, module_patch):
+    """Two nodes with room for one actor each, whose workers find the package where we do."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {"PYTHONPATH": path}
-    runtime = {"env_vars": environment}
-    ray.init(num_cpus=2, log_to_driver=False, runtime_env=runtime, _temp_dir=ray_folder)
-    yield
-    ray.shutdown()
+    module_patch.setenv("RAY_TMPDIR", ray_folder)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.add_node(num_cpus=1)
+        runtime = {"env_vars": {"PYTHONPATH": path}}
+        ray.init(address=nodes.address, log_to_driver=False, runtime_env=runtime)
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 @pytest.fixture

@@ -290,3 +290,20 @@ def test_the_program_predicts_and_says_in_one_line_what_is_wrong(config):
     wrong = run_script("nowhere", "--model", config.model, "--output", config.output + "2")
     assert wrong.returncode == 1
     assert wrong.stderr.splitlines()[-1] == "error: nowhere does not exist."
+
+
+def test_the_benchmark_counts_rates_and_memory(place, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_bulk.py")]
+    command += ["--model", str(place / "model"), "--counts", "12", "24", "--engines", "local"]
+    command += ["--shard-size", "2", "--side", "16", "--json", str(tmp_path / "record.json")]
+    subprocess.run(command, check=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [(row["engine"], row["pictures"]) for row in record["rows"]] == [
+        ("local", 12),
+        ("local", 24),
+    ]
+    for row in record["rows"]:
+        assert row["pictures_per_second"] == pytest.approx(
+            row["pictures"] / row["seconds"], rel=0.01
+        )
+        assert row["steady_pictures_per_second"] > row["pictures_per_second"]  # nothing is loaded

@@ -194,3 +194,20 @@ def test_the_performance_table_is_the_measured_one():
     cells = re.findall(r"([0-9.]+) s \(([0-9.]+)×\)", text)
     found = [(f"{r['seconds_per_picture']:.3f}", f"{r['ratio']:.2f}") for r in measured]
     assert sorted(cells) == sorted(found)
+
+
+def test_the_costs_of_many_pictures_follow_from_the_measured_rate():
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "docs" / "figures" / "benchmark.json").read_text())
+    row = re.compile(
+        r"\| .* \| ([\d.]+) \| \$([\d.]+) \| 10\^(\d) "
+        r"\| ([\d,]+) \| ([\d,]+) \| ([\d.]+) \| \$([\d,]+) \|"
+    )
+    rows = [[float(cell.replace(",", "")) for cell in found] for found in row.findall(text)]
+    assert [each[2] for each in rows] == [6, 8, 9]
+    for rate, price, exponent, alone, workers, hours, total in rows:
+        assert rate == round(measured["stream"]["stream_per_second"], 2)
+        expected = 10**exponent / rate / 3600
+        assert alone == round(expected)
+        assert hours == pytest.approx(expected / workers, rel=0.02)
+        assert total == round(expected * price)

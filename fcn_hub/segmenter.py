@@ -56,6 +56,8 @@ class _Maps(NamedTuple):
         for top in range(0, height, step):
             block = logits[:, top : top + step].float()
             best, label = block.max(dim=0)
+            if self.label_map.dtype == np.uint8:  # a byte per pixel leaves the device
+                label = label.to(torch.uint8)
             confidence = (best - block.logsumexp(dim=0)).exp_().clamp_(0, 1)
             area = np.s_[y + top : y + top + block.shape[1], x : x + width]
             self.label_map[area] = label.cpu().numpy()

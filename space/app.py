@@ -157,9 +157,12 @@ def connect(answers: service.Service, parts: dict[str, gr.HTML], slots: Slots) -
 
 
 def part(name: str, **props: Any) -> gr.HTML:
-    """A part of the page, from NAME.html and NAME.js; the script finds `props` and the texts."""
+    """A part of the page, from NAME.html and NAME.js; the script finds `props` and the texts.
+
+    Where NAME.html says `<!-- legend -->`, legend.html stands.
+    """
     return gr.HTML(
-        html_template=text(f"{name}.html"),
+        html_template=text(f"{name}.html").replace("<!-- legend -->", text("legend.html")),
         js_on_load=text("common.js") + text(f"{name}.js"),
         apply_default_css=False,
         label=LOCALE,

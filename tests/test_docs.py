@@ -194,6 +194,9 @@ def test_the_performance_table_is_the_measured_one():
     cells = re.findall(r"([0-9.]+) s \(([0-9.]+)×\)", text)
     found = [(f"{r['seconds_per_picture']:.3f}", f"{r['ratio']:.2f}") for r in measured]
     assert sorted(cells) == sorted(found)
+    of_peak = [int(cell) for cell in re.findall(r"\| (\d+) % \| arithmetic", text)]
+    cases = [row for row in measured if row["case"] == "1×512×512" and "fraction_of_peak" in row]
+    assert of_peak == [round(100 * row["fraction_of_peak"]) for row in cases]
 
 
 def test_the_costs_of_many_pictures_follow_from_the_measured_rate():

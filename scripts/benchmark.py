@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fcn_hub.files import write_json
+
 # Contender, what its row says, and whether it computes our network's labels.
 CONTENDERS = {
     "plain": ("plain network: eager, float32, channels first", True),
@@ -541,7 +543,7 @@ def main() -> None:
     if args.stream:
         report["stream"] = throughput(args.model, args.device, args.stream)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_json(args.output / "benchmark.json", report)
     plot(report, args.output / "benchmark.png")
     print(table(report))
     print(json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))

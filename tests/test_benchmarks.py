@@ -1,0 +1,62 @@
+"""The programs that measure speed run, and what they write down fits together."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(program: str, *arguments: str) -> str:
+    """What the program wrote to the standard error."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / program), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
+    make_tiny_model().save_pretrained(tmp_path / "model")
+    run(
+        "benchmark.py",
+        *("--model", str(tmp_path / "model"), "--contenders", "plain", "ours", "--threads", "1"),
+        *("--cases", "1x64x96", "2x33x50", "--rounds", "3", "--stream", "12"),
+        *("--output", str(tmp_path)),
+    )
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    cases = [(row["contender"], row["case"]) for row in found["rows"]]
+    expected = ["1×64×96", "2×33×50"]
+    assert cases == [(name, case) for case in expected for name in ("plain", "ours")]
+    for plain, ours in zip(found["rows"][::2], found["rows"][1::2], strict=True):
+        assert plain["ratio"] == 1
+        ratio = plain["seconds_per_picture"] / ours["seconds_per_picture"]
+        assert ours["ratio"] == pytest.approx(ratio)
+        assert 0 < plain["fraction_of_peak"] < 2
+    assert found["agreement"] == {"plain": 1.0, "ours": pytest.approx(1, abs=1e-3)}
+    assert found["stream"]["pictures"] == 12
+    assert {"decode", "preprocess", "network", "drawing"} <= set(found["stages"])
+    assert (tmp_path / "benchmark.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_training_step_is_compared_with_torchvisions(tmp_path):
+    record = tmp_path / "found.json"
+    options = ("--batch-size", "2", "--crop", "32", "64", "--rounds", "3", "--json", str(record))
+    run("benchmark_training.py", *options)
+    found = json.loads(record.read_text())
+    peer = found["rows"]["torchvision fcn_resnet50"]
+    assert peer["ratio"] == 1
+    for row in found["rows"].values():
+        assert row["ratio"] == pytest.approx(peer["seconds"] / row["seconds"], rel=0.02)
+    assert found["rows"]["fcn-hub, conv1 and conv2 frozen"]["seconds"] > 0

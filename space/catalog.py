@@ -24,6 +24,8 @@ from fcn_hub.hub import fetch_file
 
 HERE = Path(__file__).resolve().parent
 
+DEFAULT = "fcn-vgg16-voc7"  # of the shipped models
+
 
 @dataclass(frozen=True)
 class Source:
@@ -75,7 +77,8 @@ def offered(environment: Mapping[str, str] = os.environ) -> list[Source]:
         sources = [Source(repo_id, repo_id, commit) for repo_id, _, commit in entries]
     else:
         folders = [HERE / "checkpoints", HERE.parent / "checkpoints"]
-        found = sorted(path.parent for root in folders for path in root.glob(f"*/{CONFIG_NAME}"))
+        found = [path.parent for root in folders for path in root.glob(f"*/{CONFIG_NAME}")]
+        found.sort(key=lambda folder: (folder.name != DEFAULT, folder.name))
         sources = [Source.parse(str(folder)) for folder in found]
     if len({source.name for source in sources}) < len(sources):
         raise ValueError("Two of the models have the same name.")

@@ -48,7 +48,7 @@ LIVE = not os.environ.get("SPACES_ZERO_GPU")
 
 EXAMPLES = {
     name: Path(__file__).resolve().parent / "examples" / f"{name}.jpg"
-    for name in ("cat", "astronaut")
+    for name in ("cat", "astronaut", "pavilion")
 }
 
 EXAMPLE_CLIPS = {"cat": EXAMPLES["cat"].with_suffix(".mp4")}

@@ -96,6 +96,15 @@ def test_figures_and_licence_come_from_the_models_own_files(folders):
     assert catalog.describe(catalog.Source.parse(str(folders[0])))["evaluation"] is None
 
 
+def test_of_the_shipped_models_the_everyday_one_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("---\ntitle: FCN\n---\n")
+    for name in ("a-roads", "fcn-vgg16-voc7", "z-plants"):
+        make_tiny_model().save_pretrained(tmp_path / "checkpoints" / name)
+    monkeypatch.setattr(catalog, "HERE", tmp_path)
+    found = [source.name for source in catalog.offered({})]
+    assert found == ["fcn-vgg16-voc7", "a-roads", "z-plants"]
+
+
 def test_withholding_keeps_how_much_and_forgets_where():
     pools = [torch.rand(1, 3, 64 // 2**step, 96 // 2**step) for step in range(5)]
     withheld = read_outs.withhold(pools, 8)

@@ -214,3 +214,30 @@ def test_the_costs_of_many_pictures_follow_from_the_measured_rate():
         assert alone == round(expected)
         assert hours == pytest.approx(expected / workers, rel=0.02)
         assert total == round(expected * price)
+
+
+def test_the_training_log_has_the_published_runs_figures():
+    text = (ROOT / "docs" / "training-log.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"cosine for 1,200 steps \(\*\*published\*\*\) \|(.*)\|", text)
+    folder = ROOT / "checkpoints" / "fcn-vgg16-camvid"
+    record = json.loads((folder / "training.json").read_text())
+    curve = [f"{each['mean_iu']:.3f}" for each in record["evaluations"]]
+    assert [cell.strip() for cell in row.split("|")] == curve
+    for name, found in record["best"]["class_iu"].items():
+        assert f"{name} {100 * found:.0f}" in " ".join(text.split())
+
+
+def test_the_table_of_bulk_prediction_is_the_measured_one():
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    cells = re.findall(
+        r"^\| (?:one|Ray).* \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| \d+ →", text, re.M
+    )
+    measured = json.loads((ROOT / "docs" / "figures" / "bulk.json").read_text())["rows"]
+    assert sorted(cells) == sorted(
+        (
+            f"{row['pictures']:,}",
+            f"{row['seconds']:.1f}",
+            f"{row['steady_pictures_per_second']:.1f}",
+        )
+        for row in measured
+    )

@@ -316,6 +316,9 @@ def test_a_phone_never_scrolls_sideways(open_page, picture):
     page = open_page(viewport=phone, has_touch=True, is_mobile=True, device_scale_factor=2)
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) == 390
+    stage, content = (page.locator(f"#stage .fcn-{it}").bounding_box() for it in ("stage", "empty"))
+    assert stage["y"] <= content["y"]
+    assert content["y"] + content["height"] <= stage["y"] + stage["height"]
     page.segment(picture)
     page.click(".fcn-go")
     page.wait_for_selector(".fcn-walk:not([hidden])")

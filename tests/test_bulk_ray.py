@@ -127,9 +127,11 @@ def test_the_driver_is_killed_and_a_rerun_completes_its_work(config, expected, r
     options |= {"device": "cpu", "dtype": "float32", "batch-size": "3", "engine": "ray"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     program = str(ROOT / "scripts" / "predict.py")
+    own = Path(ray_folder) / "d"  # where it does not find the cluster of the other tests
+    own.mkdir()
     driver = subprocess.Popen(
         [sys.executable, program, *config.sources, *words, "--workers", "2", "2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": ray_folder},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(own)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -480,7 +480,7 @@ def _load_exported(
     if dtype == torch.int8:
         raise BackendError(
             "An int8 network needs pictures to calibrate with: export it with `fcn-hub export "
-            "--format openvino --int8 --calibration DIR`, then load the model's folder."
+            "--backend openvino --int8 --calibration DIR`, then load the model's folder."
         )
     from fcn_hub.export import export
 

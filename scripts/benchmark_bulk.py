@@ -44,11 +44,15 @@ def main() -> None:
                 output = place / f"{engine}-{count}"
                 rows.append({"engine": engine, **measure(args, engine, pictures, output)})
                 print(json.dumps(rows[-1]), flush=True)
-    record = {"side": args.side, "shard_size": args.shard_size, "model": Path(args.model).name}
-    write_json(
-        args.json,
-        {**record, "hardware": hardware(torch.device("cpu")), "versions": versions(), "rows": rows},
-    )
+    record = {
+        "model": Path(args.model).name,
+        "side": args.side,
+        "shard_size": args.shard_size,
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+        "rows": rows,
+    }
+    write_json(args.json, record)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="checkpoints/fcn-vgg16-voc7", help="a folder")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--side", type=int, default=64, help="of the pictures, in pixels")
+    parser.add_argument("--side", type=int, default=48, help="of the pictures, in pixels")
     parser.add_argument("--shard-size", type=int, default=25)
     parser.add_argument("--json", type=Path, default=Path("benchmark-bulk.json"))
     return parser.parse_args()

@@ -98,7 +98,7 @@ function showExamples(row, choose) {
 
 function nameExamples() {
   for (const button of findAll("[data-example]"))
-    button.setAttribute("aria-label", say(`example_${button.dataset.example}`));
+    button.title = button.ariaLabel = say(`example_${button.dataset.example}`);
 }
 
 async function load(url) {

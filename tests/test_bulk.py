@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -292,7 +293,7 @@ def test_the_program_predicts_and_says_in_one_line_what_is_wrong(config):
     assert wrong.stderr.splitlines()[-1] == "error: nowhere does not exist."
 
 
-def test_the_benchmark_counts_rates_and_memory(place, tmp_path):
+def test_the_benchmarks_counts_and_rates_fit_together(place, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "benchmark_bulk.py")]
     command += ["--model", str(place / "model"), "--counts", "12", "24", "--engines", "local"]
     command += ["--shard-size", "2", "--side", "16", "--json", str(tmp_path / "record.json")]
@@ -307,3 +308,12 @@ def test_the_benchmark_counts_rates_and_memory(place, tmp_path):
             row["pictures"] / row["seconds"], rel=0.01
         )
         assert row["steady_pictures_per_second"] > row["pictures_per_second"]  # nothing is loaded
+
+
+def test_the_benchmarks_memory_is_the_most_of_a_quarter():
+    memory = runpy.run_path(str(ROOT / "scripts" / "benchmark_bulk.py"))["memory"]
+    mib = 2**20
+    samples = [(shards, (100 + shards) * mib, 0) for shards in range(21)]
+    assert memory(samples, 20) == {"driver": [110, 120]}  # and no actors
+    with_actors = [(shards, mib, 7 * mib) for shards in range(21)]
+    assert memory(with_actors, 20)["actor"] == [7, 7]

@@ -225,6 +225,9 @@ def test_the_training_log_has_the_published_runs_figures():
     assert [cell.strip() for cell in row.split("|")] == curve
     for name, found in record["best"]["class_iu"].items():
         assert f"{name} {100 * found:.0f}" in " ".join(text.split())
+    steps = json.loads((ROOT / "docs" / "figures" / "training-step.json").read_text())["rows"]
+    cells = re.findall(r"\| ([\d.]+) \| ([\d.]+)× \|", text)
+    assert cells == [(f"{r['seconds']:.2f}", f"{r['ratio']:.2f}") for r in steps.values()]
 
 
 def test_the_table_of_bulk_prediction_is_the_measured_one():

@@ -207,7 +207,7 @@ def test_a_record_that_is_none_is_refused(model, folder, tmp_path, content):
         ({"backend": "onnx", "device": "cuda"}, "'onnx' runs on the CPU, not on 'cuda'"),
         ({"backend": "onnx", "dtype": "bfloat16"}, "'auto' or one of 'float32', not 'bfloat16'"),
         ({"backend": "openvino", "dtype": "float16"}, "not 'float16'"),
-        ({"backend": "openvino", "dtype": "int8"}, "fcn-hub export"),
+        ({"backend": "openvino", "dtype": "int8"}, "fcn-hub export --backend openvino --int8"),
         ({"dtype": "int8"}, "dtype must be 'auto'"),
     ],
 )

@@ -736,6 +736,23 @@ def test_recipes_are_those_of_the_authors_and_run(options, recipe):
     assert all(line["loss"] > 100 for line in curve)  # of 32×48 pixels, not their mean
 
 
+@pytest.mark.parametrize(
+    ("capability", "device", "precision", "expected"),
+    [
+        ("AVX2", "cpu", "no", torch.contiguous_format),
+        ("AVX2", "cpu", "bf16", torch.channels_last),
+        ("AVX512", "cpu", "no", torch.channels_last),
+        ("AVX2", "cuda", "no", torch.channels_last),
+    ],
+)
+def test_channels_come_first_only_where_that_is_faster(
+    monkeypatch, capability, device, precision, expected
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
+    assert start.memory_format(accelerator) == expected
+
+
 # --- several processes --------------------------------------------------------------------------
 
 

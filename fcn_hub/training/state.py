@@ -96,6 +96,7 @@ def truncate(log: Path, step: int) -> None:
 
 
 def save_checkpoint(run: Run) -> None:
+    """Write the average as the best checkpoint, in the precision that was asked for."""
     if not run.accelerator.is_main_process:
         return
     model = copy.deepcopy(run.average).to(getattr(torch, run.config.save_dtype))
@@ -131,6 +132,7 @@ def save(run: Run) -> None:
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:
+    """Bring a run to where `save` has left it; its options must be the same."""
     # Options that are newer than the run stand at their defaults.
     options = {each.name: each.default for each in fields(TrainingConfig)}
     before, now = {**options, **state["identity"]}, run.identity

@@ -1,7 +1,7 @@
 """Cost and memory of bulk prediction: `python scripts/benchmark_bulk.py --model FOLDER`.
 
 Segments sets of small generated pictures with `scripts/predict.py`, every set by every engine,
-and writes down wall time, rate and memory. Engines take turns, so that what else the machine does
+and writes down wall time, rate, memory and processor time. Engines take turns, so that what else the machine does
 meets all of them.
 """
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,10 @@ def measure(args: argparse.Namespace, engine: str, pictures: Path, output: Path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as problems:
         process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=problems)
-        samples: list[tuple[int, int, int]] = []
-        stop = threading.Event()
-        watcher = threading.Thread(target=watch, args=(process, output, samples, stop))
+        watcher = Watcher(process, output)
         watcher.start()
         code = process.wait()
-        stop.set()
+        watcher.stop.set()
         watcher.join()
         if code:
             problems.seek(0)
@@ -106,22 +105,53 @@ def measure(args: argparse.Namespace, engine: str, pictures: Path, output: Path)
         "pictures_per_second": round(report["pictures_per_second"], 2),
         # From the first shard to the last: without loading, and without Ray's beginning.
         "steady_pictures_per_second": round(between / (written[-1] - written[0]), 2),
-        "memory_mib": memory(samples, len(written)),
+        "memory_mib": memory(watcher.samples, len(written)),
+        "processor_seconds": watcher.processor_seconds(),
     }
 
 
-def watch(
-    process: psutil.Popen, output: Path, samples: list[tuple[int, int, int]], stop: threading.Event
-) -> None:
-    """Samples of shards written, and resident bytes of the driver and of the largest actor."""
-    while not stop.wait(0.25):
-        try:
-            actors = [p for p in process.children(recursive=True) if "MapWorker" in p.name()]
-            largest = max((actor.memory_info().rss for actor in actors), default=0)
-            shards = sum(1 for _ in output.glob("part-*.parquet"))
-            samples.append((shards, process.memory_info().rss, largest))
-        except psutil.NoSuchProcess:
-            continue
+class Watcher(threading.Thread):
+    """Looks at a process and its children once a second until `stop` is set."""
+
+    def __init__(self, process: psutil.Process, output: Path) -> None:
+        super().__init__()
+        self.process = process
+        self.output = output
+        self.stop = threading.Event()
+        # Shards written, and resident bytes of the driver and of the largest actor.
+        self.samples: list[tuple[int, int, int]] = []
+        self._taken: dict[tuple[str, int], float] = {}
+        self._own = 0.0
+
+    def run(self) -> None:
+        while not self.stop.wait(1):
+            try:
+                self._look()
+            except psutil.NoSuchProcess:
+                continue
+            self._own = time.thread_time()
+
+    def _look(self) -> None:
+        largest = 0
+        for child in self.process.children(recursive=True):
+            role = "actors" if "MapWorker" in child.name() else "others"
+            self._note(role, child)
+            if role == "actors":
+                largest = max(largest, child.memory_info().rss)
+        self._note("driver", self.process)
+        shards = sum(1 for _ in self.output.glob("part-*.parquet"))
+        self.samples.append((shards, self.process.memory_info().rss, largest))
+
+    def _note(self, role: str, process: psutil.Process) -> None:
+        times = process.cpu_times()
+        self._taken[role, process.pid] = times.user + times.system
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Of the driver, the actors, Ray's other processes and this watch, as last seen."""
+        found = dict.fromkeys(("driver", "actors", "others"), 0.0)
+        for (role, _), seconds in self._taken.items():
+            found[role] += seconds
+        return {role: round(seconds, 1) for role, seconds in {**found, "watch": self._own}.items()}
 
 
 def memory(samples: list[tuple[int, int, int]], shards: int) -> dict[str, list[float]]:

@@ -760,20 +760,25 @@ def arguments(options: dict) -> list[str]:
     return options_module._arguments_of(options)
 
 
-def launch_on_two_machines(script: str, *arguments: str) -> None:
+def launch_on_two_machines(launcher: str, script: str, *arguments: str) -> None:
     """Run a script on two nodes that know only where to meet, as docs/scale.md says; both here."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launch = {
+        "torchrun": ["torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+                     "--master_addr=127.0.0.1", f"--master_port={port}", "--node_rank"],
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_machines=2",
+                       "--num_processes=2", "--main_process_ip=127.0.0.1",
+                       f"--main_process_port={port}", "--machine_rank"],
+    }[launcher]  # fmt: skip
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={rank}",
-             "--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1",
-             str(ROOT / "scripts" / script), *arguments],
+            [sys.executable, "-m", *launch, rank, str(ROOT / "scripts" / script), *arguments],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for rank in (0, 1)
+        for rank in "01"
     ]  # fmt: skip
     try:
         outputs = [node.communicate(timeout=300)[0] for node in nodes]
@@ -784,11 +789,13 @@ def launch_on_two_machines(script: str, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_compute_the_gradients_of_one_with_the_joint_batch(options):
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_machines_compute_the_gradients_of_one_with_the_joint_batch(options, launcher):
     kwargs = options | {"freeze_bn": True, "class_weighting": 0.5, "optimizer": "sgd", "lr": 0.05,
                         "eval_every": 4}  # fmt: skip
     train(TrainingConfig(**kwargs | {"batch_size": 4, "run_dir": options["run_dir"] + "1"}))
-    launch_on_two_machines("train.py", *arguments(kwargs | {"run_dir": options["run_dir"] + "2"}))
+    kwargs["run_dir"] = options["run_dir"] + "2"
+    launch_on_two_machines(launcher, "train.py", *arguments(kwargs))
 
     assert_close_runs(options["run_dir"] + "1", options["run_dir"] + "2")
     records = [

@@ -29,6 +29,7 @@ CONTENDERS = {
     "ours": ("fcn-hub, automatic type", True),
     "ours-float32": ("fcn-hub, float32", True),
     "ours-bfloat16": ("fcn-hub, bfloat16", True),
+    "ours-compiled": ("fcn-hub, automatic type, torch.compile", True),
     "onnx": ("fcn-hub on ONNX Runtime, float32", True),
     "openvino-float32": ("fcn-hub on OpenVINO, float32", True),
     "openvino-bfloat16": ("fcn-hub on OpenVINO, bfloat16", True),
@@ -38,6 +39,7 @@ CONTENDERS = {
     "torchvision": ("torchvision fcn_resnet50", False),
 }
 PEAK_SIDE = 2048
+PROFILED = (1, 512, 512)  # batch, height and width
 
 
 # --- a contender's process ---------------------------------------------------------------------
@@ -55,7 +57,7 @@ class Contender:
         self.run = self._build(name, model)
 
     def _build(self, name: str, folder: str) -> Callable[[Any], Any]:
-        from fcn_hub import FCN, Segmenter
+        from fcn_hub import FCN
         from fcn_hub.segmenter import _computes_in_bfloat16
 
         if name in ("smp-unet", "smp-fpn"):
@@ -70,14 +72,9 @@ class Contender:
             return network.eval().to(self.device)
         if name == "plain":
             return FCN.from_pretrained(folder, device=self.device)
-        backend, _, dtype = name.partition("-")
-        if dtype == "bfloat16" and not _computes_in_bfloat16(self.device):
+        if name == "ours-bfloat16" and not _computes_in_bfloat16(self.device):
             raise ValueError("This hardware does not compute in bfloat16.")
-        options: dict[str, Any] = {
-            "backend": "torch" if backend == "ours" else backend,
-            "dtype": dtype or "auto",
-        }
-        segmenter = Segmenter.from_pretrained(folder, device=str(self.device), **options)
+        segmenter = segmenter_of(name, folder, str(self.device))
         if segmenter.backend != "torch":
             return segmenter.network
         form = self.torch.channels_last
@@ -98,6 +95,23 @@ class Contender:
                 self.torch.cuda.synchronize()
             wall, processor = time.perf_counter() - wall, time.process_time() - processor
         return {"seconds": wall, "processor_seconds": processor, "memory_mib": memory[0]}
+
+    def profile(self, batch: int, height: int, width: int) -> dict[str, float]:
+        """Milliseconds that torch's operations take themselves, those of a hundredth or more."""
+        from torch.profiler import ProfilerActivity, profile
+
+        on_gpu = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+        x = self.input(batch, height, width)
+        self.run(x)
+        with profile(activities=activities) as profiled:
+            self.run(x)
+            if on_gpu:
+                self.torch.cuda.synchronize()
+        key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        times = {event.key: getattr(event, key) / 1000 for event in profiled.key_averages()}
+        least = sum(times.values()) / 100
+        return {k: round(t, 2) for k, t in sorted(times.items(), key=lambda i: -i[1]) if t >= least}
 
     def labels(self, path: str) -> None:
         """Write the labels of the array of normalised pictures in a file beside it."""
@@ -120,6 +134,20 @@ class Contender:
                 self.torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         return 2 * PEAK_SIDE**3 / min(seconds)
+
+
+def segmenter_of(name: str, model: str, device: str) -> Any:
+    """Ours in the form that a contender's name says."""
+    from fcn_hub import Segmenter
+
+    backend, _, form = name.partition("-")
+    return Segmenter.from_pretrained(
+        model,
+        device=device,
+        dtype="auto" if form in ("", "compiled") else form,
+        backend="torch" if backend == "ours" else backend,
+        compile=form == "compiled",
+    )
 
 
 @contextmanager
@@ -285,7 +313,6 @@ def agreement(processes: dict[str, Process], model: str, pictures: list[Path]) -
 
 def scores(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
     """Mean IU of ours, by contender, on part of a val split."""
-    from fcn_hub import Segmenter
     from fcn_hub.datasets import open_dataset
     from fcn_hub.evaluation import evaluate
 
@@ -294,13 +321,7 @@ def scores(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
     for name in names:
         if not CONTENDERS[name][1] or name in ("plain", "ours"):
             continue
-        backend, _, dtype = name.partition("-")
-        segmenter = Segmenter.from_pretrained(
-            args.model,
-            device=args.device,
-            dtype=dtype or "auto",
-            backend="torch" if backend == "ours" else backend,
-        )
+        segmenter = segmenter_of(name, args.model, args.device)
         found[name] = evaluate(segmenter, dataset, limit=args.pictures).metrics.mean_iu
         print(f"{name}: mean IU {found[name]:.4f}", file=sys.stderr)
     return found
@@ -535,6 +556,11 @@ def main() -> None:
         pictures = calibration_pictures(args.data_root)[:4]
         report["mean_iu"] = scores(args, list(processes))
         report["mean_iu_pictures"] = args.pictures
+    report["profile"] = {
+        name: process("profile", *PROFILED)
+        for name, process in processes.items()
+        if name == "plain" or name.startswith("ours")
+    }
     report["agreement"] = agreement(processes, args.model, pictures)
     for process in processes.values():
         process.close()

@@ -1,8 +1,8 @@
 """Cost and memory of bulk prediction: `python scripts/benchmark_bulk.py --model FOLDER`.
 
 Segments sets of small generated pictures with `scripts/predict.py`, every set by every engine,
-and writes down wall time, rate, memory and processor time. Engines take turns, so that what else the machine does
-meets all of them.
+and writes down wall time, rate, memory and processor time. Engines take turns, so that what else
+the machine does meets all of them.
 """
 
 import argparse

@@ -37,6 +37,24 @@ def make_tiny_model(seed: int = 0, **config) -> FCN:
     return model.eval()
 
 
+def make_score_model(decoder: str, seed: int = 0, **config) -> FCN:
+    """A tiny network whose scores are not zero, in eval mode."""
+    model = make_tiny_model(seed, **{"decoder": decoder, "fc_channels": 6, **config})
+    for name, module in model.decoder.named_children():
+        if name.startswith("score"):
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    return model
+
+
+def balance(model: FCN, picture: np.ndarray) -> None:
+    """Shift the classes' scores so that each wins somewhere in a picture."""
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.image_mean, model.image_std))
+    with torch.no_grad():
+        model.decoder.score_fr.bias -= model((x - mean) / std).mean(dim=(0, 2, 3))
+
+
 @pytest.fixture
 def checkpoint(tiny_model: FCN, tmp_path: Path) -> Path:
     """A folder that holds `tiny_model`."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_picture, make_tiny_model
+from conftest import balance, make_picture, make_score_model, make_tiny_model
 from PIL import Image
 from plain_fcn import PlainFCNs, PlainScoreFCN
 from torch import nn
@@ -17,24 +17,6 @@ from fcn_hub.surgery import adapt_classes, refine
 
 STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 every_decoder = pytest.mark.parametrize("decoder", STRIDES)
-
-
-def make_score_model(decoder: str, seed: int = 0, **config) -> FCN:
-    """A tiny network whose scores are not zero, in eval mode."""
-    model = make_tiny_model(seed, **{"decoder": decoder, "fc_channels": 6, **config})
-    for name, module in model.decoder.named_children():
-        if name.startswith("score"):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    return model
-
-
-def balance(model: FCN, picture: np.ndarray) -> None:
-    """Shift the classes' scores so that each wins somewhere in a picture."""
-    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.image_mean, model.image_std))
-    with torch.no_grad():
-        model.decoder.score_fr.bias -= model((x - mean) / std).mean(dim=(0, 2, 3))
 
 
 def plain_twin(model: FCN) -> PlainScoreFCN:

@@ -75,6 +75,9 @@ class PredictConfig:
     """Scale larger pictures down to this for the network; auto is the model's own."""
     batch_size: int = 8
     """Pictures that pass through the network at once."""
+    compile: bool = False
+    """Run the network through torch.compile, for GPUs: each of the first eight sizes takes tens of
+    seconds to begin with. Which those are depends on the order, and with it the last digits."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -215,7 +218,12 @@ def _load(config: PredictConfig, place: str, revision: str | None, folder: Path)
     if plan is None:
         raise PredictError(f"This worker does not see {folder}, which all of them must share.")
     segmenter = Segmenter.from_pretrained(
-        place, revision, config.device, config.dtype, max_side=config.max_side
+        place,
+        revision,
+        config.device,
+        config.dtype,
+        compile=config.compile,
+        max_side=config.max_side,
     )
     writer = ShardWriter(
         folder=folder,

@@ -35,6 +35,7 @@ def test_statistics_of_a_sound_split(root: Path) -> None:
     assert (report.smallest, report.largest) == ((4, 1), (2, 3))
     assert report.pixels == (7, 1, 0)
     assert report.pictures == (2, 1, 0)
+    assert report.shown == ((0, 1), (0,))
     assert report.frequencies == (7 / 8, 1 / 8, 0)
     assert report.ignored == 2
     assert report.ignored_share == 2 / 10
@@ -50,6 +51,7 @@ def test_every_fault_is_reported_in_order(root: Path) -> None:
 
     report = check(open_dataset("folder", root, "all", verify=False), workers=3)
 
+    assert report.shown == ((), (0,), (), (), (), ())
     assert [fault.id for fault in report.faults] == ["a", "c", "d", "e", "e", "f"]
     told = [fault.message for fault in report.faults]
     for message, part in zip(

@@ -352,14 +352,36 @@ def test_class_weights_are_powers_of_median_frequency_over_frequency(options, to
     assert np.allclose(found, expected, rtol=1e-6)
 
 
+def test_pictures_with_rare_classes_are_drawn_more_often(options, tmp_path, monkeypatch):
+    for kind in ("images", "masks"):
+        (tmp_path / "uneven" / kind).mkdir(parents=True)
+    for index in range(9):
+        Image.new("RGB", (48, 48)).save(tmp_path / "uneven" / "images" / f"{index}.png")
+        mask = np.zeros((48, 48), np.uint8)
+        mask[:9] = index == 4
+        Image.fromarray(mask).save(tmp_path / "uneven" / "masks" / f"{index}.png")
+    (tmp_path / "uneven" / "labels.txt").write_text("common\nrare\n")
+    drawn = []
+    whole = loop.Augmented.__getitem__
+    monkeypatch.setattr(
+        loop.Augmented, "__getitem__", lambda data, at: (drawn.append(at), whole(data, at))[1]
+    )
+    uneven = {"data_root": str(tmp_path / "uneven"), "train_split": "all"}
+    train(TrainingConfig(**options | uneven | {"repeat_threshold": 4 / 9, "steps": 10}))
+    # √(4/9 / (1/9)) = 2 times as often as the others: an epoch is that picture and half of them.
+    assert [epoch for epoch, index in drawn if index == 4] == [0, 1, 2, 3]
+    assert [epoch for epoch, _ in drawn] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+
+
 def test_the_masks_are_scanned_once(options, monkeypatch):
-    train(TrainingConfig(**options | {"class_weighting": 0.3, "steps": 2}))
+    with_both = options | {"class_weighting": 0.3, "repeat_threshold": 0.5, "steps": 2}
+    train(TrainingConfig(**with_both))
 
     def refuse(dataset):
         raise AssertionError("scanned again")
 
     monkeypatch.setattr(start, "check", refuse)
-    train(TrainingConfig(**options | {"class_weighting": 0.3, "steps": 2}))
+    train(TrainingConfig(**with_both))
 
 
 def test_a_batch_without_any_label_changes_nothing_and_harms_nothing(options, toy, tmp_path):
@@ -864,7 +886,10 @@ def test_launchers_hand_every_option_on():
             assert parser.parse_args(words).training_script_args == words[1:]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"ema": 1.0}, {"freeze_stages": 6}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"ema": 1.0}, {"freeze_stages": 6}, {"seed": -1}, {"repeat_threshold": 2.0}],
+)
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(TrainingError, match=next(iter(wrong))):
         TrainingConfig("voc", "data", **wrong)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from fcn_hub.datasets.sampling import EpochSampler, sample_seed
+from fcn_hub.datasets.sampling import EpochSampler, repeat_factors, sample_seed
 from fcn_hub.datasets.transforms import (
     Augmented,
     RandomCropWithin,
@@ -273,6 +273,38 @@ def test_every_epoch_is_a_new_order_of_everything() -> None:
     assert walk != list(EpochSampler(7, seed=4, stop=21))
 
 
+def test_samples_of_rare_classes_are_drawn_more_often() -> None:
+    factors = [2.0] * 3 + [1.0] * 20
+    epochs = 400
+    length = 13  # what 3 samples in every epoch and 20 in every other come to
+    walk = list(EpochSampler(23, factors=factors, seed=1, stop=epochs * length))
+
+    assert [epoch for epoch, _ in walk] == [n for n in range(epochs) for _ in range(length)]
+    assert len(set(walk)) == len(walk)  # none twice in an epoch: it would be the same augmentation
+    drawn = [sum(index == wanted for _, index in walk) for wanted in range(23)]
+    assert drawn[:3] == [epochs] * 3
+    assert all(abs(count - epochs / 2) < 50 for count in drawn[3:])
+    middle = EpochSampler(23, factors=factors, seed=1, start=100, stop=200)
+    assert list(middle) == walk[100:200]
+
+
+def test_equal_factors_leave_every_sample_in_every_epoch() -> None:
+    walk = list(EpochSampler(7, factors=[3.0] * 7, stop=14))
+
+    assert sorted(index for _, index in walk[:7]) == list(range(7))
+    assert {epoch for epoch, _ in walk[7:]} == {1}
+
+
+def test_repeat_factors_are_those_of_the_rarest_class_shown() -> None:
+    shown = [[0]] * 6 + [[0, 1], [0, 1], [0, 1, 2], []]
+
+    factors = repeat_factors(shown, 0.4)
+    assert factors[:6] == [1.0] * 6
+    assert factors[6] == pytest.approx((0.4 / 0.3) ** 0.5)
+    assert factors[8] == pytest.approx((0.4 / 0.1) ** 0.5)
+    assert factors[9] == 1.0
+
+
 def test_without_a_stop_it_never_ends() -> None:
     sampler = EpochSampler(2)
     walk = iter(sampler)
@@ -295,6 +327,8 @@ def test_its_length_is_what_it_yields(rank: int) -> None:
         ({"length": 0}, "at least one sample, not 0"),
         ({"seed": -1}, "seed and start must be 0 or more"),
         ({"start": 5, "stop": 4}, "stop must be 5"),
+        ({"factors": [1.0, 1.0]}, "factors must be 3 numbers above 0"),
+        ({"factors": [1.0, 1.0, 0.0]}, "factors must be 3 numbers above 0"),
         ({"rank": 2, "world_size": 2}, r"rank must be in 0\.\.1, not 2"),
     ],
 )

@@ -39,6 +39,7 @@ class DatasetReport:
             pixels; None where no picture is readable.
         pixels: Labelled pixels per class, of the samples without a fault.
         pictures: Per class, how many samples without a fault show it.
+        shown: Per sample, the classes that it shows; none where it has a fault.
         ignored: Pixels with the ignore index, of the samples without a fault.
         faults: Every fault, in the order of the samples.
     """
@@ -51,6 +52,7 @@ class DatasetReport:
     largest: tuple[int, int] | None
     pixels: tuple[int, ...]
     pictures: tuple[int, ...]
+    shown: tuple[tuple[int, ...], ...]
     ignored: int
     faults: tuple[Fault, ...]
 
@@ -82,6 +84,7 @@ class DatasetReport:
             "largest": list(self.largest) if self.largest else None,
             "ignored_share": _number(self.ignored_share),
             "classes": classes,
+            "shown": [list(classes) for classes in self.shown],
             "faults": [{"id": fault.id, "message": fault.message} for fault in self.faults],
         }
 
@@ -161,15 +164,16 @@ def _examine(dataset: SegmentationDataset, index: int) -> _Finding:
 def _report(dataset: SegmentationDataset, findings: Iterable[_Finding]) -> DatasetReport:
     count = len(dataset.labels)
     pixels = np.zeros(count + 1, np.int64)
-    pictures = np.zeros(count + 1, np.int64)
+    shown: list[tuple[int, ...]] = []
     faults: list[Fault] = []
     sizes: set[tuple[int, int]] = set()
     for finding in findings:
         faults += finding.faults
+        shown.append(())
         if finding.pixels is not None:
             sizes.add(finding.size)
             pixels += finding.pixels
-            pictures += finding.pixels > 0
+            shown[-1] = tuple(np.flatnonzero(finding.pixels[:count]).tolist())
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     return DatasetReport(
         name=dataset.name,
@@ -179,7 +183,8 @@ def _report(dataset: SegmentationDataset, findings: Iterable[_Finding]) -> Datas
         smallest=by_area[0] if by_area else None,
         largest=by_area[-1] if by_area else None,
         pixels=tuple(pixels[:count].tolist()),
-        pictures=tuple(pictures[:count].tolist()),
+        pictures=tuple(sum(label in classes for classes in shown) for label in range(count)),
+        shown=tuple(shown),
         ignored=int(pixels[count]),
         faults=tuple(faults),
     )

@@ -103,6 +103,7 @@ def _batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     )
     sampler = EpochSampler(
         len(run.train_set),
+        factors=run.repeat_factors,
         seed=config.seed,
         start=run.step * run.samples_per_step,
         stop=config.steps * run.samples_per_step,

@@ -111,6 +111,9 @@ class TrainingConfig:
     rates some 100,000 times smaller."""
     class_weighting: float = 0.0
     """Weigh classes by (median frequency / frequency) to this power; 0 weighs all the same."""
+    repeat_threshold: float = 0.0
+    """Draw pictures more often that show a class which less than this share of all pictures do: by
+    sqrt(threshold / share), repeat factor sampling; 0 draws all alike."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     ema: float = 0.999
@@ -152,6 +155,8 @@ class TrainingConfig:
                 raise TrainingError(f"{name} must be {least} or more, not {value}.")
         if self.freeze_stages > 5 or not 0 <= self.ema < 1 or not 0 <= self.label_smoothing < 1:
             raise TrainingError("freeze_stages is 0 to 5; ema and label_smoothing 0 to below 1.")
+        if not 0 <= self.repeat_threshold <= 1:
+            raise TrainingError(f"repeat_threshold is a share, 0..1, not {self.repeat_threshold}.")
 
     @property
     def folder(self) -> Path:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -23,6 +24,7 @@ from fcn_hub.datasets import (
     class_mapping,
     open_dataset,
 )
+from fcn_hub.datasets.sampling import repeat_factors
 from fcn_hub.evaluation import on_cpu
 from fcn_hub.files import write_json
 from fcn_hub.labels import LabelMap
@@ -62,12 +64,22 @@ def start(config: TrainingConfig, command: str | None) -> Run:
     with accelerator.main_process_first():  # it downloads and scans for the others
         model = FCN(**state["model"]) if state else _initial_model(config, train_set.labels)
         class_weights = _class_weights(config, train_set).to(accelerator.device)
+        factors = _repeat_factors(config, train_set)
     average = copy.deepcopy(model).requires_grad_(False).eval().to(accelerator.device)
     _prepare_to_train(config, model, accelerator)
     network, optimizer = accelerator.prepare(model, _optimizer(config, model))
     run = Run(
-        *(config, command, accelerator, train_set, val_set),
-        *(model, average, network, optimizer, class_weights),
+        config=config,
+        command=command,
+        accelerator=accelerator,
+        train_set=train_set,
+        val_set=val_set,
+        model=model,
+        average=average,
+        network=network,
+        optimizer=optimizer,
+        class_weights=class_weights,
+        repeat_factors=factors,
     )
     if state:
         restore(run, state)
@@ -125,10 +137,8 @@ def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
     return adapt_classes(model, labels)
 
 
-def _class_weights(config: TrainingConfig, train_set: SegmentationDataset) -> Tensor:
-    """One weight per class; the scan of the masks that it takes is kept in dataset.json."""
-    if not config.class_weighting:
-        return torch.ones(len(train_set.labels))
+def _statistics(config: TrainingConfig, train_set: SegmentationDataset) -> dict[str, Any]:
+    """What `check` finds in the train split; kept in dataset.json, as it takes a scan of it."""
     path = config.folder / "dataset.json"
     if not path.is_file():
         report = check(train_set)
@@ -138,11 +148,24 @@ def _class_weights(config: TrainingConfig, train_set: SegmentationDataset) -> Te
                 "them."
             )
         write_json(path, report.to_dict())
-    classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _class_weights(config: TrainingConfig, train_set: SegmentationDataset) -> Tensor:
+    """One weight per class."""
+    if not config.class_weighting:
+        return torch.ones(len(train_set.labels))
+    classes = _statistics(config, train_set)["classes"]
     frequencies = [each["frequency"] or math.nan for each in classes]
     middle = median(frequency for frequency in frequencies if frequency > 0)
     weights = torch.tensor([(middle / each) ** config.class_weighting for each in frequencies])
     return weights.nan_to_num(1.0)  # of classes that no picture shows
+
+
+def _repeat_factors(config: TrainingConfig, train_set: SegmentationDataset) -> list[float] | None:
+    if not config.repeat_threshold:
+        return None
+    return repeat_factors(_statistics(config, train_set)["shown"], config.repeat_threshold)
 
 
 def _prepare_to_train(config: TrainingConfig, model: FCN, accelerator: Accelerator) -> None:

@@ -41,6 +41,7 @@ class Run:
     network: nn.Module  # the model as Accelerate wraps it
     optimizer: Any
     class_weights: Tensor
+    repeat_factors: list[float] | None
     step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     seconds_before: float = 0.0

@@ -460,16 +460,21 @@ def draw_learning_curve(log: Path, evaluations: Sequence[dict[str, Any]]) -> Any
 
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-    smooth, means = losses[0], list[float]()
-    for loss in losses:
-        smooth += (loss - smooth) / min(len(means) + 1, 50)
-        means.append(smooth)
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     above.plot(steps, losses, color="#bbccee", linewidth=0.6)
-    above.plot(steps, means, color="#2255aa")
+    above.plot(steps, running_mean(losses), color="#2255aa")
     above.set_ylabel("training loss")
     below.plot([e["step"] for e in evaluations], [e["mean_iu"] or 0 for e in evaluations], "o-")
     below.set(xlabel="step", ylabel="mean IU", ylim=(0, 1))
     below.grid(alpha=0.3)
     return figure
+
+
+def running_mean(values: Sequence[float], over: int = 50) -> list[float]:
+    """An exponential mean that weighs about the last `over` values, and all alike at first."""
+    smooth, means = 0.0, list[float]()
+    for value in values:
+        smooth += (value - smooth) / min(len(means) + 1, over)
+        means.append(smooth)
+    return means

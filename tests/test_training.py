@@ -875,6 +875,28 @@ def test_help_explains_every_option(capsys):
     assert "Learning rate of the decoder at its peak" in text
 
 
+def test_runs_are_compared_by_time(options, tmp_path, monkeypatch, capsys):
+    runs = []
+    for name in ("one", "other"):
+        runs.append(str(tmp_path / name))
+        train(TrainingConfig(**options | {"run_dir": runs[-1], "eval_every": 2}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *runs, "--names", "a", "b"])
+    runpy.run_path(str(ROOT / "scripts" / "compare_runs.py"), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    found = json.loads((tmp_path / "runs" / "runs.json").read_text())
+    assert list(found) == ["a", "b"]
+    log = [json.loads(line) for line in (Path(runs[1]) / "log.jsonl").read_text().splitlines()]
+    assert [each["minutes"] for each in found["b"]["evaluations"]] == [
+        round(log[step - 1]["seconds"] / 60, 2) for step in (2, 4)
+    ]
+    assert found["b"]["loss"][1] == pytest.approx((log[0]["loss"] + log[1]["loss"]) / 2, abs=1e-4)
+    assert Image.open(tmp_path / "runs" / "runs.png").size == (960, 720)
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not the folder of a run"):
+        runpy.run_path(str(ROOT / "scripts" / "compare_runs.py"), run_name="__main__")
+
+
 def test_launchers_hand_every_option_on():
     """torchrun and accelerate stumble over options that begin like two of their own."""
     from accelerate.commands.launch import launch_command_parser

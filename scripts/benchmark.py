@@ -338,7 +338,7 @@ def stages(model: str, device: str, repeats: int) -> dict[str, float]:
     from fcn_hub import Segmenter
     from fcn_hub.segmentation import Segmentation
 
-    segmenter = Segmenter.from_pretrained(model, device=device)
+    segmenter = Segmenter.from_pretrained(model, device=device, max_side=None)
     taken: dict[str, list[float]] = {}
 
     def step(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -369,7 +369,7 @@ def throughput(model: str, device: str, count: int) -> dict[str, float]:
 
     from fcn_hub import Segmenter
 
-    segmenter = Segmenter.from_pretrained(model, device=device)
+    segmenter = Segmenter.from_pretrained(model, device=device, max_side=None)
     stream = network = 0.0
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         paths = write_jpegs(Path(scratch), count)

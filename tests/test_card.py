@@ -203,6 +203,35 @@ def test_the_base_model_is_named_where_it_is_known(model):
     assert "Begun from the FCN runs/best" in render(model, training=training)
 
 
+def test_the_trainings_before_the_last_one_are_told_of(model):
+    first = training_record(dataset={"name": "camvid"}, command="scripts/train.py --first")
+    second = training_record(config={"init": "a/b"}, command="train.py --second", before=first)
+    record = training_record(config={"init": "runs/c"}, command="train.py --third", before=second)
+    card = render(model, training=record)
+    training = section(card, "Training")
+    order = ["--third", "Earlier trainings", "CamVid, 11 classes", "--first"]
+    order += ["PASCAL VOC 2012, seven classes", "--second"]
+    places = [training.index(order[0])]
+    for text in order[1:]:
+        places.append(training.index(text, places[-1]))
+    assert training.count("the weights after 1,000 steps, mean IU 73.46 %") == 2
+    licence = dict(row[:2] for row in rows(section(card, "Licence")))
+    assert licence["Backbone"].startswith("VGG-16 that has learned ImageNet")
+    earlier = licence["Pictures of an earlier training, CamVid, 11 classes"]
+    assert "non-commercial research" in earlier
+    assert "Flickr" in licence["Training pictures"]
+    # What was learned from pictures for research only stays so, whatever is learned afterwards.
+    assert front_matter(card)["license_name"] == "camvid-non-commercial-research"
+    assert "Earlier" not in section(render(model, training=training_record()), "Training")
+
+
+def test_a_chain_of_trainings_without_end_is_cut(model):
+    record = training_record()
+    for _ in range(200):
+        record = training_record(before=record)
+    assert section(render(model, training=record), "Training").count("| setting |") == 10
+
+
 @pytest.mark.parametrize(("name", "expected"), [("owner/roads", ["owner/roads"]), ("folder", None)])
 def test_only_ids_are_listed_as_data_sets_of_the_hub(model, name, expected):
     training = training_record(dataset={"name": name})
@@ -329,7 +358,7 @@ def test_the_training_section_says_how_to_repeat_the_run(model):
     assert table["Hardware"] == "2 × Some GPU"
     assert table["Wall time"] == "1 h 30 min"
     assert table["Seed"] == "7"
-    assert "AdamW, batch size 8, learning rate 0.001" in table["Recipe"]
+    assert "AdamW, batch size 8 per process, learning rate 0.001" in table["Recipe"]
     (block,) = re.findall(r"```bash\n(.*?)\n```", text, re.S)
     assert max(map(len, block.splitlines())) <= 100
     assert shlex.split(block.replace("\\\n", "")) == shlex.split(training_record()["command"])

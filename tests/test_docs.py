@@ -225,6 +225,12 @@ def test_the_training_log_has_the_published_runs_figures():
     assert [cell.strip() for cell in row.split("|")] == curve
     for name, found in record["best"]["class_iu"].items():
         assert f"{name} {100 * found:.0f}" in " ".join(text.split())
+    voc7 = json.loads((ROOT / "checkpoints" / "fcn-vgg16-voc7" / "training.json").read_text())
+    begun = 8 * voc7["before"]["best"]["step"]
+    for each in voc7["evaluations"]:
+        assert f"| {begun + 8 * each['step']:,} | {each['mean_iu']:.3f} |" in text
+    for name, found in voc7["best"]["class_iu"].items():
+        assert f"{name} {100 * found:.0f}" in " ".join(text.split())
     steps = json.loads((ROOT / "docs" / "figures" / "training-step.json").read_text())["rows"]
     cells = re.findall(r"\| ([\d.]+) \| ([\d.]+)× \|", text)
     assert cells == [(f"{r['seconds']:.2f}", f"{r['ratio']:.2f}") for r in steps.values()]

@@ -875,6 +875,21 @@ def test_help_explains_every_option(capsys):
     assert "Learning rate of the decoder at its peak" in text
 
 
+def test_the_record_holds_that_of_the_network_it_begins_from(options, tmp_path):
+    first = train(TrainingConfig(**options | {"run_dir": str(tmp_path / "first"), "eval_every": 4}))
+    before = json.loads((first / "training.json").read_text())
+    assert before["before"] is None
+    more = options | {"init": str(first), "steps": 6, "run_dir": str(tmp_path / "more")}
+    train(TrainingConfig(**more | {"max_minutes": 0.0}))  # stops after its first step
+    (first / "training.json").unlink()
+    train(TrainingConfig(**more))
+    record = json.loads((tmp_path / "more" / "training.json").read_text())
+    assert (record["steps"], record["before"]) == (6, before)
+    train(TrainingConfig(**more | {"run_dir": str(tmp_path / "unknown")}))
+    record = json.loads((tmp_path / "unknown" / "training.json").read_text())
+    assert not record["before"]
+
+
 def test_runs_are_compared_by_time(options, tmp_path, monkeypatch, capsys):
     runs = []
     for name in ("one", "other"):

@@ -26,8 +26,10 @@ from fcn_hub.card.records import (
     FIGURES,
     TRAINING_NAME,
     backbone_facts,
+    binding_source,
     class_rows,
     curve_facts,
+    earlier_terms,
     evaluation_facts,
     fits_weights,
     line_at,
@@ -105,7 +107,8 @@ def render_card(
         stale = folder is not None and not fits_weights(evaluation, folder)
         evaluation = {} if stale else evaluation
     source = SOURCES.get(line_at(training, "dataset.name") or "")
-    licence = licence_of(training, source, license, license_name, license_link)
+    binding = binding_source(training)
+    licence = licence_of(training, binding, license, license_name, license_link)
     base_model = one_line(base_model) if base_model else line_at(training, "base_model")
     data = front_matter(model, repo_id, training, evaluation, licence, base_model)
     template = _environment().from_string(resource("model_card.md").read_text(encoding="utf-8"))
@@ -124,8 +127,9 @@ def render_card(
         curve=curve_facts(training),
         origin=origin_facts(training),
         source=source,
-        licence=licence_text(licence, source),
+        licence=licence_text(licence, binding),
         backbone=backbone_facts(training),
+        earlier_terms=earlier_terms(training),
         markdown=Markdown,
     )
     return sealed(ModelCard(content))

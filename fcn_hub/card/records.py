@@ -20,6 +20,8 @@ from fcn_hub.labels import LabelMap
 TRAINING_NAME = "training.json"
 EVALUATION_NAME = "evaluation.json"
 
+MOST_STAGES = 10  # trainings one after the other that a card tells of
+
 # The figures of Long, Shelhamer and Darrell (2015): key of the record, name, metric on the Hub.
 FIGURES = (
     ("pixel_accuracy", "Pixel accuracy", "pixel_accuracy"),
@@ -132,23 +134,72 @@ def evaluation_facts(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def stages(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of one training after the other that led to a network, the first one first."""
+    found = [training]
+    while (before := value_at(found[0], "before", dict)) and len(found) < MOST_STAGES:
+        found.insert(0, before)
+    return found
+
+
 def training_facts(training: dict[str, Any], source: Source | None) -> dict[str, Any]:
-    command = value_at(training, "command", str)
+    *earlier, _ = stages(training)
     return {
-        "command": fenced(folded(command), "bash") if command and command.strip() else None,
-        "finished": training.get("finished"),
-        "rows": [
-            ("Data", _training_data(training, source)),
-            ("Initial weights", _initial_weights(training)),
-            ("Steps", _steps(training)),
-            ("Recipe", _recipe(training)),
-            ("Hardware", _hardware(training)),
-            ("Wall time", _duration(_number(training.get("wall_seconds")))),
-            ("Seed", value_at(training, "seed", int)),
-            ("Versions", _versions(training)),
-            ("Code", line_at(training, "git_commit")),
+        "command": _command(training),
+        "before": [
+            {"rows": [*_setting_rows(each, _source(each)), _taken(each)], "command": _command(each)}
+            for each in earlier
         ],
+        "finished": training.get("finished"),
+        "rows": _setting_rows(training, source),
     }
+
+
+def _source(training: dict[str, Any]) -> Source | None:
+    return SOURCES.get(line_at(training, "dataset.name") or "")
+
+
+def _command(training: dict[str, Any]) -> Markdown | None:
+    command = value_at(training, "command", str)
+    return fenced(folded(command), "bash") if command and command.strip() else None
+
+
+def _setting_rows(training: dict[str, Any], source: Source | None) -> list[tuple[str, Any]]:
+    return [
+        ("Data", _training_data(training, source)),
+        ("Initial weights", _initial_weights(training)),
+        ("Steps", _steps(training)),
+        ("Recipe", _recipe(training)),
+        ("Hardware", _hardware(training)),
+        ("Wall time", _duration(_number(training.get("wall_seconds")))),
+        ("Seed", value_at(training, "seed", int)),
+        ("Versions", _versions(training)),
+        ("Code", line_at(training, "git_commit")),
+    ]
+
+
+def _taken(training: dict[str, Any]) -> tuple[str, str | None]:
+    step = value_at(training, "best.step", int)
+    mean_iu = as_share(value_at(training, "best.mean_iu", float))
+    if step is None or mean_iu is None:
+        return "Went on with", None
+    return "Went on with", f"the weights after {step:,} steps, mean IU {percent(mean_iu)} %"
+
+
+def binding_source(training: dict[str, Any]) -> Source | None:
+    """The data set whose terms the weights are under: of all trainings, one that is not for
+    commercial use before one that says nothing of it; the last training's where all are alike.
+    """
+    sources = [_source(each) for each in reversed(stages(training))]
+    strict = (each for each in sources if each and "non-commercial" in each.license_name)
+    return next(strict, sources[0])
+
+
+def earlier_terms(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """Title and terms (Markdown) of data sets that only trainings before the last one used."""
+    *earlier, last = map(_source, stages(training))
+    others = dict.fromkeys(each for each in earlier if each and each != last)
+    return [(source.title, source.terms) for source in others]
 
 
 def origin_facts(training: dict[str, Any]) -> dict[str, Any] | None:
@@ -206,12 +257,14 @@ def _recipe(training: dict[str, Any]) -> str | None:
     config = value_at(training, "config", dict) or {}
     optimizer = {"adamw": "AdamW", "sgd": "SGD"}.get(line_at(config, "optimizer") or "")
     crop = value_at(config, "crop", list)
+    processes = value_at(training, "processes", int) or 1
     numbers = {
-        "batch_size": "batch size {:g}",
+        "batch_size": "batch size {:g}" + (" per process" if processes > 1 else ""),
         "lr": "learning rate {:g}",
         "backbone_lr": "backbone × {:g}",
         "ema": "average of the weights with decay {:g}",
         "class_weighting": "class weights to the power {:g}",
+        "repeat_threshold": "rare classes repeated below a share of {:g}",
     }
     parts = [
         optimizer,
@@ -219,6 +272,7 @@ def _recipe(training: dict[str, Any]) -> str | None:
             form.format(value)
             for key, form in numbers.items()
             if (value := _number(config.get(key))) is not None
+            and (value or key != "repeat_threshold")
         ),
         f"{schedule} schedule" if (schedule := line_at(config, "schedule")) else None,
         f"crops {crop[0]} × {crop[1]}" if crop and len(crop) == 2 else None,
@@ -287,8 +341,8 @@ def curve_facts(training: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def backbone_facts(training: dict[str, Any]) -> Markdown | None:
-    """Where the backbone comes from and its terms."""
-    init = line_at(training, "config.init")
+    """Where the backbone comes from, in the first of all trainings, and its terms."""
+    init = line_at(stages(training)[0], "config.init")
     original = (
         "the original weights of Simonyan and Zisserman, "
         "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"

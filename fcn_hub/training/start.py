@@ -16,6 +16,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
+from fcn_hub.card import TRAINING_NAME
+from fcn_hub.card.records import read_record
+from fcn_hub.checkpoint import CheckpointError
 from fcn_hub.datasets import (
     DatasetError,
     DatasetReport,
@@ -27,6 +30,7 @@ from fcn_hub.datasets import (
 from fcn_hub.datasets.sampling import repeat_factors
 from fcn_hub.evaluation import on_cpu
 from fcn_hub.files import write_json
+from fcn_hub.hub import fetch_file
 from fcn_hub.labels import LabelMap
 from fcn_hub.model import DECODERS, FCN
 from fcn_hub.surgery import adapt_classes, refine
@@ -80,6 +84,7 @@ def start(config: TrainingConfig, command: str | None) -> Run:
         optimizer=optimizer,
         class_weights=class_weights,
         repeat_factors=factors,
+        before=state.get("before") if state else _record_before(config),
     )
     if state:
         restore(run, state)
@@ -127,7 +132,7 @@ def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
     }
     if config.init == "random":
         return FCN(len(labels), decoder, **shape)
-    if config.init in ("caffe", "torchvision") or config.init.endswith(".safetensors"):
+    if not _begins_from_an_fcn(config):
         return FCN.from_imagenet(len(labels), decoder, weights=config.init, **shape)
     model = FCN.from_pretrained(config.init)
     model.max_side = config.max_side or model.max_side
@@ -135,6 +140,22 @@ def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
     if wanted or config.decoder not in (None, model.decoder_name):
         model = refine(model, config.decoder or model.decoder_name, **wanted)
     return adapt_classes(model, labels)
+
+
+def _begins_from_an_fcn(config: TrainingConfig) -> bool:
+    other = config.init in ("random", "caffe", "torchvision")
+    return not other and not config.init.endswith(".safetensors")
+
+
+def _record_before(config: TrainingConfig) -> dict[str, Any] | None:
+    """How the FCN that the run begins from was trained itself, where that is recorded."""
+    if not _begins_from_an_fcn(config):
+        return None
+    try:
+        path = fetch_file(config.init, TRAINING_NAME)
+    except CheckpointError:
+        return None
+    return read_record(path.parent, TRAINING_NAME)
 
 
 def _statistics(config: TrainingConfig, train_set: SegmentationDataset) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Run:
     optimizer: Any
     class_weights: Tensor
     repeat_factors: list[float] | None
+    before: dict[str, Any] | None  # the training record of the FCN that it begins from
     step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     seconds_before: float = 0.0
@@ -117,6 +118,7 @@ def save(run: Run) -> None:
         "step": run.step,
         "seconds": run.seconds,
         "evaluations": run.evaluations,
+        "before": run.before,
         "model": arguments_of(run.model),
         "weights": run.model.state_dict(),
         "average": run.average.state_dict(),
@@ -180,4 +182,5 @@ def training_record(run: Run) -> dict[str, Any]:
         "git_commit": git_commit(),
         "best": run.best,
         "evaluations": run.evaluations,
+        "before": run.before,
     }

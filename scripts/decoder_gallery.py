@@ -6,7 +6,7 @@
 Parameters and arithmetic are computed from the networks. Seconds and memory are measured, each
 network in a process of its own, on one thread and in that thread's CPU time, which other programs
 on the machine hardly disturb; they stand in docs/figures/decoders.json with the machine they are
-of. The figure shows what each checkpoint in checkpoints/ makes of one picture.
+of. The figure shows what each checkpoint in checkpoints/ makes of a picture.
 """
 
 import json
@@ -32,6 +32,7 @@ PAGE = ROOT / "docs" / "how-it-works.md"
 RECORD = ROOT / "docs" / "figures" / "decoders.json"
 FIGURE = ROOT / "docs" / "figures" / "decoders.jpg"
 BEGIN, END = "<!-- decoders -->\n", "<!-- /decoders -->\n"
+PERSON, ROADS = "astronaut.jpg", "pavilion.jpg"
 SIDE = 512
 RUNS = 3
 
@@ -114,29 +115,39 @@ def draw() -> None:
     sys.path.insert(0, str(ROOT / "space"))
     from read_outs import STRIDES, read_out
 
-    picture = Image.open(ROOT / "space" / "examples" / "astronaut.jpg").convert("RGB")
-    picture.thumbnail((300, 300))
-    width, height = picture.size
-    folders = sorted(path for path in (ROOT / "checkpoints").iterdir() if path.is_dir())
-    step_x, step_y, head = width + 8, height + 8, 26
-    rows = 2 * len(folders)  # of three panels each
-    sheet = Image.new("RGB", (3 * step_x - 8, rows * (step_y + head)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for number, folder in enumerate(folders):
+    font, strips = ImageFont.load_default(15), []
+    for folder in sorted(path for path in (ROOT / "checkpoints").iterdir() if path.is_dir()):
+        name = ROADS if "camvid" in folder.name else PERSON
+        picture = Image.open(ROOT / "space" / "examples" / name).convert("RGB")
+        picture.thumbnail((300, 300))
         segmenter = Segmenter.from_pretrained(folder, device="cpu", dtype="float32")
         found = read_out(segmenter, picture)
-        confidence = torch.ones(height, width).numpy()
+        confidence = torch.ones(picture.height, picture.width).numpy()
         panels = [(f"{folder.name} ({segmenter.model.decoder_name})", picture)]
         for stride, labels in zip(STRIDES, found.build_up, strict=True):
             result = Segmentation(picture, labels.astype("uint8"), confidence, segmenter.labels)
             panels.append((f"place up to stride {stride}", result.overlay(0.65)))
-        for position, (title, panel) in enumerate(panels):
-            row, column = divmod(6 * number + position, 3)
-            top = row * (step_y + head)
-            pen.text((column * step_x, top + 4), title, fill="#1f2933", font=font)
-            sheet.paste(panel, (column * step_x, top + head))
+        strips.append(grid(panels, font))
+    sheet = Image.new("RGB", (strips[0].width, sum(each.height for each in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
     with atomic_write(FIGURE) as temporary:
         sheet.save(temporary, "JPEG", quality=88)
+
+
+def grid(panels: list[tuple[str, Image.Image]], font: Any) -> Image.Image:
+    """Panels of one size, three beside each other, each under its title."""
+    width, height = panels[0][1].size
+    step_x, step_y, head = width + 8, height + 34, 26
+    sheet = Image.new("RGB", (3 * step_x - 8, -(-len(panels) // 3) * step_y), "white")
+    pen = ImageDraw.Draw(sheet)
+    for position, (title, panel) in enumerate(panels):
+        row, column = divmod(position, 3)
+        pen.text((column * step_x, row * step_y + 4), title, fill="#1f2933", font=font)
+        sheet.paste(panel, (column * step_x, row * step_y + head))
+    return sheet
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """The network through torch.compile, without compiling again for every size that comes along.
 
-On a GPU much of an uncompiled network's time goes into passing large maps through memory, once for
-each bias, ReLU and pooling; the compiler joins them. It takes tens of seconds for each shape of
-input, though, so shapes are kept few: heights and widths in multiples of the network's stride,
-pictures in powers of two, and no more than `MOST_SHAPES` of what that leaves.
+Uncompiled, every bias, ReLU and normalisation is a pass of its own over large maps; the compiler
+joins them. But it compiles anew for each shape of its input, which takes long. So shapes are kept
+few: heights and widths in multiples of the network's stride, pictures in powers of two, and no more
+than `MOST_SHAPES` of what that leaves.
 """
 
 from collections.abc import Callable

@@ -79,8 +79,8 @@ class Segmenter:
         backend: What runs the network: ``"torch"``, or the CPU runtimes ``"onnx"`` (ONNX
             Runtime) and ``"openvino"``.
         compile: Run the network through torch.compile, for a GPU that many pictures go through:
-            each of the first eight sizes takes tens of seconds to begin with. On a CPU the
-            uncompiled arrangement is the faster one. Not on ZeroGPU.
+            each of the first eight sizes takes a while to begin with. On a CPU it takes the place
+            of the arrangement in `fcn_hub.optimize`. Not on ZeroGPU.
         exported: The folder in which `fcn_hub.export` has put the exported network for such a
             runtime. Where None, it is exported here and now, which takes some seconds.
         max_side: The longest side, in pixels, at which the network sees a picture; larger ones

@@ -72,7 +72,7 @@ class Contender:
             return network.eval().to(self.device)
         if name == "plain":
             return FCN.from_pretrained(folder, device=self.device)
-        if name == "ours-bfloat16" and not _computes_in_bfloat16(self.device):
+        if name.endswith("-bfloat16") and not _computes_in_bfloat16(self.device):
             raise ValueError("This hardware does not compute in bfloat16.")
         segmenter = segmenter_of(name, folder, str(self.device))
         if segmenter.backend != "torch":

@@ -17,8 +17,8 @@ from fcn_hub.files import atomic_write, write_json
 def main() -> None:
     args = parse_arguments()
     names = args.names or [folder.name for folder in args.runs]
-    if len(names) != len(args.runs):
-        sys.exit(f"error: {len(args.runs)} runs, but {len(names)} names.")
+    if len(set(names)) != len(args.runs):
+        sys.exit(f"error: {len(args.runs)} runs need as many different --names, not {names}.")
     try:
         runs = {name: read(folder) for name, folder in zip(names, args.runs, strict=True)}
     except (OSError, ValueError, KeyError) as error:
@@ -29,9 +29,8 @@ def main() -> None:
         draw(runs).savefig(temporary, dpi=120, format="png")
     for name, run in runs.items():
         for each in run["evaluations"]:
-            print(
-                f"{name}: {each['mean_iu']:.3f} at step {each['step']}, {each['minutes']:.1f} min"
-            )
+            mean_iu = "none" if each["mean_iu"] is None else f"{each['mean_iu']:.3f}"
+            print(f"{name}: {mean_iu} at step {each['step']}, {each['minutes']:.1f} min")
 
 
 def parse_arguments() -> argparse.Namespace:

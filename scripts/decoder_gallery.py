@@ -32,7 +32,8 @@ PAGE = ROOT / "docs" / "how-it-works.md"
 RECORD = ROOT / "docs" / "figures" / "decoders.json"
 FIGURE = ROOT / "docs" / "figures" / "decoders.jpg"
 BEGIN, END = "<!-- decoders -->\n", "<!-- /decoders -->\n"
-PERSON, ROADS = "astronaut.jpg", "pavilion.jpg"
+# Of space/examples, one with something in it that the checkpoint knows.
+PICTURES = {"fcn-vgg16-camvid": "pavilion.jpg", "fcn-vgg16-voc7": "astronaut.jpg"}
 SIDE = 512
 RUNS = 3
 
@@ -117,18 +118,21 @@ def draw() -> None:
 
     font, strips = ImageFont.load_default(15), []
     for folder in sorted(path for path in (ROOT / "checkpoints").iterdir() if path.is_dir()):
-        name = ROADS if "camvid" in folder.name else PERSON
-        picture = Image.open(ROOT / "space" / "examples" / name).convert("RGB")
+        example = ROOT / "space" / "examples" / PICTURES[folder.name]
+        picture = Image.open(example).convert("RGB")
         picture.thumbnail((300, 300))
         segmenter = Segmenter.from_pretrained(folder, device="cpu", dtype="float32")
         found = read_out(segmenter, picture)
-        confidence = torch.ones(picture.height, picture.width).numpy()
+        seen = found.picture
+        confidence = torch.ones(seen.height, seen.width).numpy()
         panels = [(f"{folder.name} ({segmenter.model.decoder_name})", picture)]
         for stride, labels in zip(STRIDES, found.build_up, strict=True):
-            result = Segmentation(picture, labels.astype("uint8"), confidence, segmenter.labels)
-            panels.append((f"place up to stride {stride}", result.overlay(0.65)))
+            result = Segmentation(seen, labels.astype("uint8"), confidence, segmenter.labels)
+            overlay = result.overlay(0.65).resize(picture.size, Image.Resampling.NEAREST)
+            panels.append((f"place up to stride {stride}", overlay))
         strips.append(grid(panels, font))
-    sheet = Image.new("RGB", (strips[0].width, sum(each.height for each in strips)), "white")
+    size = max(each.width for each in strips), sum(each.height for each in strips)
+    sheet = Image.new("RGB", size, "white")
     top = 0
     for strip in strips:
         sheet.paste(strip, (0, top))

@@ -47,12 +47,13 @@ def read_out(segmenter: Segmenter, picture: Image.Image) -> ReadOuts:
 
     Args:
         segmenter: Gives the network and its normalisation.
-        picture: RGB, of any size; scaled down to MAX_SIDE.
+        picture: RGB, of any size; scaled down to MAX_SIDE, or to what the segmenter looks at.
     """
     model = segmenter.model
-    if max(picture.size) > MAX_SIDE:
+    side = min(MAX_SIDE, segmenter.max_side or MAX_SIDE)
+    if max(picture.size) > side:
         picture = picture.copy()
-        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        picture.thumbnail((side, side))
     width, height = picture.size
     pixels = torch.from_numpy(np.array(picture)).to(segmenter.device).permute(2, 0, 1)[None]
     mean = torch.tensor(model.image_mean, device=segmenter.device).view(3, 1, 1)

@@ -16,7 +16,7 @@ import pytest
 from test_bulk import files, make_config, make_place
 
 from fcn_hub.bulk import PredictConfig, predict
-from fcn_hub.bulk.engines import EngineError
+from fcn_hub.bulk.engines import EngineError, RayPool
 
 ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
@@ -114,6 +114,33 @@ def test_an_actor_that_is_killed_in_the_middle_is_replaced(cluster, config, expe
     assert killed
     assert report.done + report.failed == 11
     assert files(config.output) == expected
+
+
+def test_an_actor_loads_the_model_in_the_thread_that_runs_it(cluster, tmp_path):
+    def make_work():
+        loaded_in = threading.get_ident()
+
+        def work(index: int) -> None:
+            same = threading.get_ident() == loaded_in
+            (tmp_path / f"{index}.txt").write_text(f"{os.getpid()} {same}")
+
+        return work
+
+    assert sorted(RayPool(1, 1, 1, 0)(make_work, range(3))) == [0, 1, 2]
+    told = [path.read_text().split() for path in tmp_path.iterdir()]
+    assert [same for _, same in told] == ["True"] * 3
+    assert len({process for process, _ in told}) == 1
+
+
+def test_a_shard_that_cannot_be_written_is_told_in_one_sentence(cluster):
+    def make_work():
+        def work(index: int) -> None:
+            raise OSError("No space left on the device")
+
+        return work
+
+    with pytest.raises(EngineError, match=r"^No space left on the device$"):
+        list(RayPool(1, 1, 1, 0)(make_work, [0]))
 
 
 def test_what_no_repetition_would_mend_ends_the_run_in_one_sentence(cluster, config):

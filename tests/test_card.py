@@ -225,6 +225,31 @@ def test_the_trainings_before_the_last_one_are_told_of(model):
     assert "Earlier" not in section(render(model, training=training_record()), "Training")
 
 
+def test_weights_taken_over_before_the_training_keep_their_origin_and_terms(model):
+    imported = {
+        "imported": {"title": "FCN-8s of PASCAL VOC", "link": "https://example.org/fcn8s"},
+        "license": "other",
+        "license_name": "for-research-only",
+        "dataset": {"name": "voc"},
+    }
+    card = render(model, training=training_record(config={"init": "fcn8s"}, before=imported))
+    training = dict(row[:2] for row in rows(section(card, "Training")))
+    assert training["Weights"] == "FCN-8s of PASCAL VOC"
+    assert training["Its terms"] == "for-research-only"
+    licence = dict(row[:2] for row in rows(section(card, "Licence")))
+    assert licence["Backbone"] == "Begun from the FCN fcn8s, whose own terms apply as well."
+
+
+def test_what_is_switched_off_is_no_part_of_the_recipe(model):
+    config = {"optimizer": "adamw", "class_weighting": 0.0, "repeat_threshold": 0.0, "ema": 0.0}
+    text = section(render(model, training=training_record(config=config)), "Training")
+    assert dict(row[:2] for row in rows(text))["Recipe"] == "AdamW"
+    config |= {"class_weighting": 0.3, "repeat_threshold": 0.25}
+    text = section(render(model, training=training_record(config=config)), "Training")
+    recipe = "AdamW, class weights to the power 0.3, rare classes repeated below a share of 0.25"
+    assert dict(row[:2] for row in rows(text))["Recipe"] == recipe
+
+
 def test_a_chain_of_trainings_without_end_is_cut(model):
     record = training_record()
     for _ in range(200):

@@ -67,7 +67,7 @@ def test_memory_does_not_grow_with_the_pictures():
     assert taken[1] == taken[2]
 
 
-def test_out_of_memory_batches_and_then_tiles_become_smaller():
+def test_out_of_memory_batches_become_smaller():
     segmenter = Segmenter(make_model("deconv"), DEVICE, "float32", pixel_budget=2**24)
     pictures = [make_picture(1024, 1024, seed=k) for k in range(8)]
     expected = [segmenter(picture) for picture in pictures]

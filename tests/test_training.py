@@ -907,9 +907,13 @@ def test_runs_are_compared_by_time(options, tmp_path, monkeypatch, capsys):
     ]
     assert found["b"]["loss"][1] == pytest.approx((log[0]["loss"] + log[1]["loss"]) / 2, abs=1e-4)
     assert Image.open(tmp_path / "runs" / "runs.png").size == (960, 720)
-    monkeypatch.setattr(sys, "argv", ["compare_runs.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match="not the folder of a run"):
-        runpy.run_path(str(ROOT / "scripts" / "compare_runs.py"), run_name="__main__")
+    for words, told in (
+        ([str(tmp_path)], "not the folder of a run"),
+        ([*runs, "--names", "a", "a"], "2 runs need as many different --names"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["compare_runs.py", *words])
+        with pytest.raises(SystemExit, match=told):
+            runpy.run_path(str(ROOT / "scripts" / "compare_runs.py"), run_name="__main__")
 
 
 def test_launchers_hand_every_option_on():

@@ -80,9 +80,9 @@ class RayPool:
 class _Actor:
     """What a Ray actor runs: the model is loaded once, for its first shard.
 
-    Not in `__init__`, which Ray Data calls in another thread than `__call__`. OpenMP keeps threads
-    for each of the two that has computed something, counts twice as many as there are
-    processors, and no longer lets them wait for work actively: 15 % slower on small pictures.
+    Not in `__init__`, which Ray Data calls in another thread than `__call__`: OpenMP keeps threads
+    for every thread that computes, and with more of them than processors they no longer wait for
+    work actively. docs/scale.md has what that costs.
     """
 
     def __init__(self, make_work: Callable[[], Work]) -> None:

@@ -76,8 +76,8 @@ class PredictConfig:
     batch_size: int = 8
     """Pictures that pass through the network at once."""
     compile: bool = False
-    """Run the network through torch.compile, for GPUs: each of the first eight sizes takes tens of
-    seconds to begin with. Which those are depends on the order, and with it the last digits."""
+    """Run the network through torch.compile, for GPUs: each of the first eight sizes takes a while
+    to begin with. Which those are depends on the order, and with it the last digits."""
 
     def __post_init__(self) -> None:
         if not self.sources:

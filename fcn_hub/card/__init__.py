@@ -36,9 +36,9 @@ from fcn_hub.card.records import (
     origin_facts,
     read_record,
     repository,
+    source_of,
     training_facts,
 )
-from fcn_hub.card.sources import SOURCES
 from fcn_hub.card.text import Markdown, escape, one_line
 from fcn_hub.checkpoint import CARD_NAME, PROCESSOR_NAME
 from fcn_hub.files import atomic_write, resource
@@ -106,7 +106,7 @@ def render_card(
         evaluation = read_record(folder, EVALUATION_NAME)
         stale = folder is not None and not fits_weights(evaluation, folder)
         evaluation = {} if stale else evaluation
-    source = SOURCES.get(line_at(training, "dataset.name") or "")
+    source = source_of(training)
     binding = binding_source(training)
     licence = licence_of(training, binding, license, license_name, license_link)
     base_model = one_line(base_model) if base_model else line_at(training, "base_model")
@@ -123,7 +123,7 @@ def render_card(
         has_legend=folder is not None and (folder / LEGEND_NAME).is_file(),
         evaluation=evaluation_facts(evaluation),
         stale=stale,
-        training=training_facts(training, source) if training else None,
+        training=training_facts(training) if training else None,
         curve=curve_facts(training),
         origin=origin_facts(training),
         source=source,

@@ -142,20 +142,18 @@ def stages(training: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def training_facts(training: dict[str, Any], source: Source | None) -> dict[str, Any]:
+def training_facts(training: dict[str, Any]) -> dict[str, Any]:
     *earlier, _ = stages(training)
     return {
         "command": _command(training),
-        "before": [
-            {"rows": [*_setting_rows(each, _source(each)), _taken(each)], "command": _command(each)}
-            for each in earlier
-        ],
+        "before": [{"rows": _rows_before(each), "command": _command(each)} for each in earlier],
         "finished": training.get("finished"),
-        "rows": _setting_rows(training, source),
+        "rows": _setting_rows(training),
     }
 
 
-def _source(training: dict[str, Any]) -> Source | None:
+def source_of(training: dict[str, Any]) -> Source | None:
+    """What is known of the data set that the network was trained on."""
     return SOURCES.get(line_at(training, "dataset.name") or "")
 
 
@@ -164,9 +162,9 @@ def _command(training: dict[str, Any]) -> Markdown | None:
     return fenced(folded(command), "bash") if command and command.strip() else None
 
 
-def _setting_rows(training: dict[str, Any], source: Source | None) -> list[tuple[str, Any]]:
+def _setting_rows(training: dict[str, Any]) -> list[tuple[str, Any]]:
     return [
-        ("Data", _training_data(training, source)),
+        ("Data", _training_data(training)),
         ("Initial weights", _initial_weights(training)),
         ("Steps", _steps(training)),
         ("Recipe", _recipe(training)),
@@ -178,26 +176,31 @@ def _setting_rows(training: dict[str, Any], source: Source | None) -> list[tuple
     ]
 
 
-def _taken(training: dict[str, Any]) -> tuple[str, str | None]:
+def _rows_before(training: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Of an earlier stage: how it was trained and what was gone on with, or where it is from."""
+    if origin := origin_facts(training):
+        terms = line_at(training, "license_name") or line_at(training, "license")
+        return [*origin["rows"], ("Its terms", terms)]
     step = value_at(training, "best.step", int)
     mean_iu = as_share(value_at(training, "best.mean_iu", float))
-    if step is None or mean_iu is None:
-        return "Went on with", None
-    return "Went on with", f"the weights after {step:,} steps, mean IU {percent(mean_iu)} %"
+    taken = None
+    if step is not None and mean_iu is not None:
+        taken = f"the weights after {step:,} steps, mean IU {percent(mean_iu)} %"
+    return [*_setting_rows(training), ("Went on with", taken)]
 
 
 def binding_source(training: dict[str, Any]) -> Source | None:
     """The data set whose terms the weights are under: of all trainings, one that is not for
     commercial use before one that says nothing of it; the last training's where all are alike.
     """
-    sources = [_source(each) for each in reversed(stages(training))]
+    sources = [source_of(each) for each in reversed(stages(training))]
     strict = (each for each in sources if each and "non-commercial" in each.license_name)
     return next(strict, sources[0])
 
 
 def earlier_terms(training: dict[str, Any]) -> list[tuple[str, str]]:
     """Title and terms (Markdown) of data sets that only trainings before the last one used."""
-    *earlier, last = map(_source, stages(training))
+    *earlier, last = map(source_of, stages(training))
     others = dict.fromkeys(each for each in earlier if each and each != last)
     return [(source.title, source.terms) for source in others]
 
@@ -221,7 +224,8 @@ def origin_facts(training: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _training_data(training: dict[str, Any], source: Source | None) -> str | None:
+def _training_data(training: dict[str, Any]) -> str | None:
+    source = source_of(training)
     name = source.title if source else line_at(training, "dataset.name")
     split = line_at(training, "dataset.train.split")
     pictures = value_at(training, "dataset.train.pictures", int)
@@ -258,6 +262,7 @@ def _recipe(training: dict[str, Any]) -> str | None:
     optimizer = {"adamw": "AdamW", "sgd": "SGD"}.get(line_at(config, "optimizer") or "")
     crop = value_at(config, "crop", list)
     processes = value_at(training, "processes", int) or 1
+    off_at_zero = ("ema", "class_weighting", "repeat_threshold")
     numbers = {
         "batch_size": "batch size {:g}" + (" per process" if processes > 1 else ""),
         "lr": "learning rate {:g}",
@@ -271,8 +276,7 @@ def _recipe(training: dict[str, Any]) -> str | None:
         *(
             form.format(value)
             for key, form in numbers.items()
-            if (value := _number(config.get(key))) is not None
-            and (value or key != "repeat_threshold")
+            if (value := _number(config.get(key))) is not None and (value or key not in off_at_zero)
         ),
         f"{schedule} schedule" if (schedule := line_at(config, "schedule")) else None,
         f"crops {crop[0]} × {crop[1]}" if crop and len(crop) == 2 else None,
@@ -341,8 +345,9 @@ def curve_facts(training: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def backbone_facts(training: dict[str, Any]) -> Markdown | None:
-    """Where the backbone comes from, in the first of all trainings, and its terms."""
-    init = line_at(stages(training)[0], "config.init")
+    """Where the backbone comes from, in the first training that is on record, and its terms."""
+    inits = (line_at(each, "config.init") for each in stages(training))
+    init = next(filter(None, inits), None)
     original = (
         "the original weights of Simonyan and Zisserman, "
         "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"

@@ -1,6 +1,7 @@
 """Checking a data set before a training run trusts it: its statistics and every fault."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +39,6 @@ class DatasetReport:
         smallest, largest: The (width, height) of the pictures with the fewest and the most
             pixels; None where no picture is readable.
         pixels: Labelled pixels per class, of the samples without a fault.
-        pictures: Per class, how many samples without a fault show it.
         shown: Per sample, the classes that it shows; none where it has a fault.
         ignored: Pixels with the ignore index, of the samples without a fault.
         faults: Every fault, in the order of the samples.
@@ -51,10 +51,15 @@ class DatasetReport:
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
     pixels: tuple[int, ...]
-    pictures: tuple[int, ...]
     shown: tuple[tuple[int, ...], ...]
     ignored: int
     faults: tuple[Fault, ...]
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """Per class, how many samples without a fault show it."""
+        counts = Counter(label for classes in self.shown for label in classes)
+        return tuple(counts[label] for label in range(len(self.labels)))
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -183,7 +188,6 @@ def _report(dataset: SegmentationDataset, findings: Iterable[_Finding]) -> Datas
         smallest=by_area[0] if by_area else None,
         largest=by_area[-1] if by_area else None,
         pixels=tuple(pixels[:count].tolist()),
-        pictures=tuple(sum(label in classes for classes in shown) for label in range(count)),
         shown=tuple(shown),
         ignored=int(pixels[count]),
         faults=tuple(faults),

@@ -143,8 +143,8 @@ def _initial_model(config: TrainingConfig, labels: LabelMap) -> FCN:
 
 
 def _begins_from_an_fcn(config: TrainingConfig) -> bool:
-    other = config.init in ("random", "caffe", "torchvision")
-    return not other and not config.init.endswith(".safetensors")
+    elsewhere = ("random", "caffe", "torchvision")
+    return config.init not in elsewhere and not config.init.endswith(".safetensors")
 
 
 def _record_before(config: TrainingConfig) -> dict[str, Any] | None:

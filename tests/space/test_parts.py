@@ -150,6 +150,14 @@ def test_the_last_stage_is_the_networks_own_answer(size, decoder):
         assert heat.shape == tuple(-(-side // 2 ** (step + 1)) for side in size)
 
 
+@pytest.mark.parametrize(("max_side", "seen"), [(48, (48, 32)), (None, (384, 256))])
+def test_the_look_inside_sees_what_the_segmenter_sees(max_side, seen):
+    segmenter = Segmenter(make_tiny_model(max_side=max_side), device="cpu", dtype="float32")
+    found = read_outs.read_out(segmenter, Image.fromarray(make_picture(320, 480)))
+    assert found.picture.size == seen
+    assert {labels.shape for labels in found.build_up} == {seen[::-1]}
+
+
 def test_a_batch_that_is_broken_off_leaves_no_file(tmp_path):
     segmenter = Segmenter(make_tiny_model(), device="cpu")
     uploads = [batch.Upload(str(number), f"{number}.png") for number in range(3)]

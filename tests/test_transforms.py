@@ -288,6 +288,12 @@ def test_samples_of_rare_classes_are_drawn_more_often() -> None:
     assert list(middle) == walk[100:200]
 
 
+def test_samples_are_drawn_as_their_factors_say_however_few_they_are() -> None:
+    drawn = [index for _, index in EpochSampler(2, factors=[9.0, 1.0], seed=2, stop=1000)]
+
+    assert 870 < drawn.count(0) < 930
+
+
 def test_equal_factors_leave_every_sample_in_every_epoch() -> None:
     walk = list(EpochSampler(7, factors=[3.0] * 7, stop=14))
 

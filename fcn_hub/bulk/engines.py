@@ -101,8 +101,6 @@ def _cause(error: BaseException) -> str:
 
     Ray's account begins with the worker's own traceback; its errors about that error follow.
     """
-    while error.__cause__ is not None:
-        error = error.__cause__
     account = str(error).split("\nThe above exception was the direct cause")[0]
     lines = [line.strip() for line in account.splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__

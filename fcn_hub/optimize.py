@@ -11,6 +11,8 @@ measurement; docs/performance.md has figures.
   multiplications. Its rounding is a few times that of a direct convolution.
 - **Pooling.** Without the places of the maxima, which only training needs, and before the ReLU:
   max(relu(x)) = relu(max(x)), and there is a quarter as much of it.
+- **Packed weights.** oneDNN, which computes everything else, reads weights in an order of its own.
+  They are brought into it once rather than at every call, and the ReLU is part of the convolution.
 - **Folded batch normalisation.** bn(z) = a·(z + b/a). The scale goes into the weights of the layer
   that follows. In steps 1 to 4 the shift is added to the skip instead, *before* the transposed
   convolution, so that nothing changes at the border, where there is nothing to shift. bn5 goes
@@ -18,7 +20,8 @@ measurement; docs/performance.md has figures.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +31,14 @@ from fcn_hub.decoders import DeconvDecoder
 from fcn_hub.model import FCN
 
 Consumer = Callable[[int, int, Tensor], None]
+_Conv = nn.Conv2d | nn.ConvTranspose2d
 
-# Rows of a band, in rows of the map that it is made of.
-_BAND_ROWS = 64
+# Pixels of a band, of the map that it is made of: 128 rows of 512.
+_BAND_PIXELS = 2**16
+
+# Height and width of the map for which oneDNN is asked how it wants the weights; in that order
+# they serve every other size.
+_PACKING_SIZE = (64, 64)
 
 # Below this many pixels of a map, transforming the weights costs more than Winograd saves.
 _LEAST_WINOGRAD_PIXELS = 48 * 48
@@ -109,6 +117,8 @@ class OptimizedFCN(nn.Module):
         self.deconvs.to(memory_format=torch.channels_last)
         self.classifier.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
+        convs = [conv for stage in self.backbone.stages() for conv in stage]
+        self.packed = _packed([*convs, *self.deconvs], dtype)  # type: ignore[list-item]
 
     def forward(self, x: Tensor, consume: Consumer | None = None) -> Tensor | None:
         """Compute the logits, whole or band by band.
@@ -136,15 +146,16 @@ class OptimizedFCN(nn.Module):
         x = x.contiguous(memory_format=self.memory_format)
         *pools, x = self._pools(x)
         for step in range(1, 5):
-            x = self.deconvs[step - 1](x.contiguous(memory_format=torch.channels_last)).relu_()
+            x = self._deconvolve(step, x.contiguous(memory_format=torch.channels_last))
             shift = self.get_buffer(f"shift{step}")
             x = x.add_(pools[-step] + shift if step <= self.skips else shift)
-        for top in range(0, x.shape[2], _BAND_ROWS):
+        band = _band_rows(x)
+        for top in range(0, x.shape[2], band):
             if 2 * top >= height:
                 return
             # An odd row of the output needs the input's next row as well.
-            rows = self.deconvs[4](x[:, :, top : top + _BAND_ROWS + 1])[:, :, : 2 * _BAND_ROWS]
-            logits = self.classifier(rows.relu_())[0]
+            rows = self._deconvolve(5, x[:, :, top : top + band + 1])[:, :, : 2 * band]
+            logits = self.classifier(rows)[0]
             yield 2 * top, logits[:, : height - 2 * top, :width]
 
     def _pools(self, x: Tensor) -> list[Tensor]:
@@ -157,35 +168,84 @@ class OptimizedFCN(nn.Module):
     def _stage(self, convs: list[nn.Conv2d], x: Tensor) -> Tensor:
         *first, last = convs
         for conv in first:
-            x = self._convolve(conv, x).relu_()
+            x = self._convolve(conv, x, relu=True)
         return _pooled(self._convolve(last, x)).relu_()
 
     def _banded(self, convs: list[nn.Conv2d], x: Tensor) -> Tensor:
         """A stage of two convolutions, band by band; each sees two more rows on either side."""
-        height = x.shape[2]
+        height, band = x.shape[2], _band_rows(x)
         outputs = []
-        for top in range(0, height, _BAND_ROWS):
-            above, below = min(top, 2), min(max(height - top - _BAND_ROWS, 0), 2)
-            rows = x[:, :, top - above : top + _BAND_ROWS + below]
+        for top in range(0, height, band):
+            above, below = min(top, 2), min(max(height - top - band, 0), 2)
+            rows = x[:, :, top - above : top + band + below]
             # What a convolution makes of rows next to a cut is wrong: it saw zeros beyond it.
-            rows = _cropped(self._convolve(convs[0], rows), above // 2, below // 2).relu_()
+            rows = self._convolve(convs[0], rows, relu=True)
+            rows = _cropped(rows, above // 2, below // 2)
             rows = _cropped(self._convolve(convs[1], rows), above // 2, below // 2)
             outputs.append(_pooled(rows).relu_())
         return torch.cat(outputs, dim=2)
 
-    def _convolve(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def _convolve(self, conv: nn.Conv2d, x: Tensor, relu: bool = False) -> Tensor:
         is_large = x.shape[2] * x.shape[3] >= _LEAST_WINOGRAD_PIXELS
         if self.winograd and is_large and conv.in_channels >= 16:
-            return torch._nnpack_spatial_convolution(x.contiguous(), conv.weight, conv.bias, (1, 1))
-        return conv(x)
+            x = x.contiguous()
+            x = torch._nnpack_spatial_convolution(x, conv.weight, conv.bias, (1, 1))
+        elif conv in self.packed:
+            return _run_packed(conv, self.packed[conv], x, "relu" if relu else "none")
+        else:
+            x = conv(x)
+        return x.relu_() if relu else x
+
+    def _deconvolve(self, step: int, x: Tensor) -> Tensor:
+        """Step's transposed convolution and ReLU."""
+        deconv: nn.ConvTranspose2d = self.deconvs[step - 1]  # type: ignore[assignment]
+        if deconv in self.packed:
+            return _run_packed(deconv, self.packed[deconv], x, "relu")
+        return deconv(x).relu_()
+
+
+def _packed(convs: Iterable[_Conv], dtype: torch.dtype) -> dict[_Conv, Tensor]:
+    """The weights in oneDNN's order; none where oneDNN does not compute in this type."""
+    if not (torch.backends.mkldnn.is_available() and _is_x86()):
+        return {}
+    ops = torch.ops.mkldnn
+    if dtype not in (torch.float32, torch.bfloat16):
+        return {}
+    if dtype == torch.bfloat16 and not ops._is_mkldnn_bf16_supported():
+        return {}
+    packed = {}
+    for conv in convs:
+        is_transposed = isinstance(conv, nn.ConvTranspose2d)
+        reorder = (
+            ops._reorder_convolution_transpose_weight
+            if is_transposed
+            else ops._reorder_convolution_weight
+        )
+        size = [1, conv.in_channels, *_PACKING_SIZE]
+        packed[conv] = reorder(conv.weight, *_geometry(conv), size)
+    return packed
+
+
+def _run_packed(conv: _Conv, weight: Tensor, x: Tensor, then: str) -> Tensor:
+    ops = torch.ops.mkldnn
+    is_transposed = isinstance(conv, nn.ConvTranspose2d)
+    run = ops._convolution_transpose_pointwise if is_transposed else ops._convolution_pointwise
+    return run(x, weight, conv.bias, *_geometry(conv), then, [], "")
+
+
+def _geometry(conv: _Conv) -> tuple[Any, ...]:
+    if isinstance(conv, nn.ConvTranspose2d):
+        return conv.padding, conv.output_padding, conv.stride, conv.dilation, conv.groups
+    return conv.padding, conv.stride, conv.dilation, conv.groups
+
+
+def _band_rows(x: Tensor) -> int:
+    """Rows of a band of a map; an even number, so that pooling meets whole pairs."""
+    return max(2, _BAND_PIXELS // x.shape[3] // 2 * 2)
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """2×2 max pooling. Torch's own also finds the places, which takes eight times as long where
-    channels come first.
-    """
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return F.max_pool2d(x, 2)
+    """2×2 max pooling; torch's own also finds the places of the maxima, which takes longer."""
     rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
     return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
@@ -196,6 +256,10 @@ def _cropped(x: Tensor, above: int, below: int) -> Tensor:
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     return (weight.double() * scale).float()
+
+
+def _is_x86() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def _winograd_is_faster(dtype: torch.dtype) -> bool:

@@ -54,6 +54,7 @@ class Contender:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.torch, self.device = torch, torch.device(device)
+        self.precision = "float32"
         self.run = self._build(name, model)
 
     def _build(self, name: str, folder: str) -> Callable[[Any], Any]:
@@ -75,6 +76,7 @@ class Contender:
         if name.endswith("-bfloat16") and not _computes_in_bfloat16(self.device):
             raise ValueError("This hardware does not compute in bfloat16.")
         segmenter = segmenter_of(name, folder, str(self.device))
+        self.precision = str(segmenter.dtype).removeprefix("torch.")
         if segmenter.backend != "torch":
             return segmenter.network
         form = self.torch.channels_last
@@ -120,19 +122,27 @@ class Contender:
         x = self.torch.from_numpy(np.load(path)).to(self.device)
         np.save(path + ".labels.npy", self.run(x).argmax(dim=1).to("cpu").byte().numpy())
 
-    def peak(self) -> float:
-        """FLOP per second of a large matrix product in float32."""
+    def peak(self, precision: str) -> float:
+        """FLOP per second of a large matrix product, by the faster of the libraries that torch
+        has for it: BLAS, and what computes convolutions, 1×1 ones here.
+        """
+        dtype = "bfloat16" if self.device.type == "cuda" else precision
         a = self.torch.randn(PEAK_SIDE, PEAK_SIDE, device=self.device)
-        if self.device.type == "cuda":
-            a = a.bfloat16()
-        a @ a
+        a = a.to(getattr(self.torch, dtype))
+        x = a.view(1, PEAK_SIDE, 32, -1).contiguous(memory_format=self.torch.channels_last)
+        products = [
+            lambda: a @ a,
+            lambda: self.torch.nn.functional.conv2d(x, a[:, :, None, None]),
+        ]
         seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            a @ a
-            if self.device.type == "cuda":
-                self.torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+        for product in products:
+            product()
+            for _ in range(3):
+                start = time.perf_counter()
+                product()
+                if self.device.type == "cuda":
+                    self.torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
         return 2 * PEAK_SIDE**3 / min(seconds)
 
 
@@ -183,7 +193,7 @@ def serve(name: str, model: str, device: str, threads: int) -> None:
     except (ImportError, OSError, ValueError) as error:
         answer({"error": str(error)})
         return
-    answer({})
+    answer({"precision": contender.precision})
     for line in sys.stdin:
         method, arguments = json.loads(line)
         try:
@@ -203,7 +213,9 @@ class Process:
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env=environment
         )
-        self.error = self._read().get("error", "")
+        started = self._read()
+        self.error = started.get("error", "")
+        self.precision = started.get("precision", "")
 
     def __call__(self, method: str, *arguments: Any) -> Any:
         assert self.process.stdin is not None
@@ -242,12 +254,14 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row per contender: medians over interleaved rounds, after a run to warm up."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
-    peaks = []
+    # No peak is measured for int8.
+    peaks = {process.precision: 0.0 for process in processes.values()}
+    peaks.pop("int8", None)
     for turn in range(rounds + 1):
         for name, process in processes.items():
             runs[name].append(process("measure", case.batch, case.height, case.width))
-            if turn and name == "plain":
-                peaks.append(process("peak"))
+        for precision in peaks if turn else ():
+            peaks[precision] = max(peaks[precision], processes["plain"]("peak", precision))
         print(f"{case}: round {turn} of {rounds}", file=sys.stderr)
     rows = []
     for name, all_runs in runs.items():
@@ -256,6 +270,7 @@ def compare(
         row: dict[str, Any] = {
             "contender": name,
             "case": str(case),
+            "precision": processes[name].precision,
             "seconds_per_picture": seconds,
             "pictures_per_second": 1 / seconds,
             "processor_seconds_per_picture": median(r["processor_seconds"] for r in warm)
@@ -264,8 +279,10 @@ def compare(
             "first_seconds": first["seconds"],
             "all_seconds": [round(run["seconds"], 4) for run in warm],
         }
-        if CONTENDERS[name][1]:
-            row["fraction_of_peak"] = gflop * 1e9 / seconds / max(peaks)
+        peak = peaks.get(processes[name].precision)
+        if CONTENDERS[name][1] and peak is not None:
+            row["peak_gflops"] = peak / 1e9
+            row["fraction_of_peak"] = gflop * 1e9 / seconds / peak
         rows.append(row)
     plain = rows[0]
     for row in rows:

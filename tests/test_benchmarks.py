@@ -44,9 +44,11 @@ def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
         assert ours["ratio"] == pytest.approx(ratio)
         assert 0 < plain["fraction_of_peak"] < 2
     assert set(found["profile"]) == {"plain", "ours"}
-    # What one contender calls a convolution is another's operation of NNPACK; pooling is no less.
-    assert all(len(times) > 3 and min(times.values()) > 0 for times in found["profile"].values())
-    assert found["agreement"] == {"plain": 1.0, "ours": pytest.approx(1, abs=1e-3)}
+    # What one contender calls a convolution is another's operation of NNPACK or oneDNN.
+    assert all(len(times) > 2 and min(times.values()) > 0 for times in found["profile"].values())
+    least = {"float32": 0.999, "bfloat16": 0.9}[found["rows"][1]["precision"]]
+    assert found["agreement"]["plain"] == 1
+    assert least <= found["agreement"]["ours"] <= 1
     assert found["stream"]["pictures"] == 12
     assert {"decode", "preprocess", "network", "drawing"} <= set(found["stages"])
     assert (tmp_path / "benchmark.png").stat().st_size > 5000

@@ -18,15 +18,20 @@ def pictures(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=[False, True], ids=["direct", "winograd"])
-def winograd(request, monkeypatch):
-    """Both ways to convolve, on any processor that can."""
-    if request.param and not torch._nnpack_available():
+@pytest.fixture(params=["direct", "packed", "winograd"])
+def way(request, monkeypatch):
+    """Every way to convolve, on any processor that can."""
+    winograd, packed = request.param == "winograd", request.param == "packed"
+    if winograd and not torch._nnpack_available():
         pytest.skip("This build of torch has no NNPACK for this processor.")
+    if packed and not optimize._packed([torch.nn.Conv2d(1, 1, 1)], torch.float32):
+        pytest.skip("This build of torch does not use oneDNN on this processor.")
     monkeypatch.setattr(
-        optimize, "_winograd_is_faster", lambda dtype: request.param and dtype == torch.float32
+        optimize, "_winograd_is_faster", lambda dtype: winograd and dtype == torch.float32
     )
     monkeypatch.setattr(optimize, "_LEAST_WINOGRAD_PIXELS", 1)
+    if not packed:
+        monkeypatch.setattr(optimize, "_packed", lambda convs, dtype: {})
     return request.param
 
 
@@ -39,19 +44,19 @@ def largest_difference(model: FCN, x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("skips", [0, 2, 4])
-def test_logits_are_equal_at_every_size(winograd, skips, size):
+def test_logits_are_equal_at_every_size(way, skips, size):
     model = make_tiny_model(base_channels=16, skips=skips)
     assert isinstance(optimized(model), OptimizedFCN)
     assert largest_difference(model, pictures(2, *size)) < 1e-4
 
 
 @pytest.mark.parametrize("rows", [2, 4, 32, 1000])
-def test_bands_of_any_height_give_the_same_logits(winograd, rows, monkeypatch):
-    monkeypatch.setattr(optimize, "_BAND_ROWS", rows)
+def test_bands_of_any_height_give_the_same_logits(way, rows, monkeypatch):
+    monkeypatch.setattr(optimize, "_band_rows", lambda x: rows)
     assert largest_difference(make_tiny_model(base_channels=16), pictures(1, 100, 61)) < 1e-4
 
 
-def test_negative_scales_of_the_batch_normalisation_are_folded_exactly(winograd):
+def test_negative_scales_of_the_batch_normalisation_are_folded_exactly(way):
     model = make_tiny_model(base_channels=16)
     for step in range(1, 6):
         model.decoder.get_submodule(f"bn{step}").weight.data[::2] *= -1
@@ -79,7 +84,7 @@ def test_a_network_of_another_kind_stays_as_it_is(config):
     assert optimized(model) is model
 
 
-def test_the_model_is_left_alone(winograd):
+def test_the_model_is_left_alone(way):
     model = make_tiny_model(base_channels=16)
     before = copy.deepcopy(model.state_dict())
     optimized(model)(pictures(1, 64, 64))
@@ -88,7 +93,7 @@ def test_the_model_is_left_alone(winograd):
 
 
 def test_bands_come_in_order_and_add_up_to_the_logits(monkeypatch):
-    monkeypatch.setattr(optimize, "_BAND_ROWS", 16)
+    monkeypatch.setattr(optimize, "_band_rows", lambda x: 16)
     network, x = optimized(make_tiny_model()), pictures(2, 100, 40)
     found = torch.full((2, 3, 100, 40), float("nan"))
     seen = []

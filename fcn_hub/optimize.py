@@ -33,8 +33,9 @@ from fcn_hub.model import FCN
 Consumer = Callable[[int, int, Tensor], None]
 _Conv = nn.Conv2d | nn.ConvTranspose2d
 
-# Pixels of a band, of the map that it is made of: 128 rows of 512.
-_BAND_PIXELS = 2**16
+# Size of what a band's convolutions write, at most. It fits the processor's caches, and the C
+# library keeps memory of this size, where it gives back and fetches anew what is above 32 MiB.
+_BAND_BYTES = 2**23
 
 # Height and width of the map for which oneDNN is asked how it wants the weights; in that order
 # they serve every other size.
@@ -149,7 +150,7 @@ class OptimizedFCN(nn.Module):
             x = self._deconvolve(step, x.contiguous(memory_format=torch.channels_last))
             shift = self.get_buffer(f"shift{step}")
             x = x.add_(pools[-step] + shift if step <= self.skips else shift)
-        band = _band_rows(x)
+        band = _band_rows(x, x.shape[1])
         for top in range(0, x.shape[2], band):
             if 2 * top >= height:
                 return
@@ -173,7 +174,7 @@ class OptimizedFCN(nn.Module):
 
     def _banded(self, convs: list[nn.Conv2d], x: Tensor) -> Tensor:
         """A stage of two convolutions, band by band; each sees two more rows on either side."""
-        height, band = x.shape[2], _band_rows(x)
+        height, band = x.shape[2], _band_rows(x, convs[0].out_channels)
         outputs = []
         for top in range(0, height, band):
             above, below = min(top, 2), min(max(height - top - band, 0), 2)
@@ -239,9 +240,10 @@ def _geometry(conv: _Conv) -> tuple[Any, ...]:
     return conv.padding, conv.stride, conv.dilation, conv.groups
 
 
-def _band_rows(x: Tensor) -> int:
-    """Rows of a band of a map; an even number, so that pooling meets whole pairs."""
-    return max(2, _BAND_PIXELS // x.shape[3] // 2 * 2)
+def _band_rows(x: Tensor, channels: int) -> int:
+    """Rows of a band of a map that becomes one of so many channels; even, for the pooling."""
+    row = x.shape[3] * channels * x.element_size()
+    return max(2, _BAND_BYTES // row // 2 * 2)
 
 
 def _pooled(x: Tensor) -> Tensor:

@@ -336,7 +336,7 @@ def scores(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
     dataset = open_dataset(args.dataset, args.data_root, "val")
     found = {}
     for name in names:
-        if not CONTENDERS[name][1] or name in ("plain", "ours"):
+        if not CONTENDERS[name][1] or name == "plain":
             continue
         segmenter = segmenter_of(name, args.model, args.device)
         found[name] = evaluate(segmenter, dataset, limit=args.pictures).metrics.mean_iu
@@ -491,12 +491,17 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     cases = list(dict.fromkeys(row["case"] for row in report["rows"]))
-    figure, axes = plt.subplots(1, len(cases), figsize=(4 * len(cases) + 3, 4), sharey=True)
-    for axis, case in zip([axes] if len(cases) == 1 else axes, cases, strict=True):
+    columns = min(len(cases), 3)
+    lines = -(-len(cases) // columns)
+    height = 1 + 0.35 * len(report["rows"]) / len(cases)
+    size = (4 * columns + 3, height * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_axis_off()
+    for axis, case in zip(axes.flat, cases, strict=False):
         rows = [row for row in report["rows"] if row["case"] == case][::-1]
         names = [CONTENDERS[row["contender"]][0] for row in rows]
-        ours = [row["contender"].startswith("ours") for row in rows]
-        colors = ["#0072b2" if own else "#999999" for own in ours]
+        colors = [color_of(row["contender"]) for row in rows]
         bars = axis.barh(names, [row["processor_ratio"] for row in rows], color=colors)
         axis.bar_label(bars, fmt="%.2f", padding=3)
         axis.axvline(1, color="black", linewidth=0.8)
@@ -506,6 +511,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axis.margins(x=0.15)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def color_of(name: str) -> str:
+    """Blue for ours, light blue for our network in other runtimes, grey for the rest."""
+    if name.startswith("ours"):
+        return "#0072b2"
+    return "#56b4e9" if CONTENDERS[name][1] and name != "plain" else "#999999"
 
 
 def table(report: dict[str, Any]) -> str:

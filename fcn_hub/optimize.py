@@ -13,6 +13,7 @@ measurement; docs/performance.md has figures.
   max(relu(x)) = relu(max(x)), and there is a quarter as much of it.
 - **Packed weights.** oneDNN, which computes everything else, reads weights in an order of its own.
   They are brought into it once rather than at every call, and the ReLU is part of the convolution.
+  The model keeps its own, so the weights are held twice.
 - **Folded batch normalisation.** bn(z) = a·(z + b/a). The scale goes into the weights of the layer
   that follows. In steps 1 to 4 the shift is added to the skip instead, *before* the transposed
   convolution, so that nothing changes at the border, where there is nothing to shift. bn5 goes
@@ -209,35 +210,29 @@ def _packed(convs: Iterable[_Conv], dtype: torch.dtype) -> dict[_Conv, Tensor]:
     """The weights in oneDNN's order; none where oneDNN does not compute in this type."""
     if not (torch.backends.mkldnn.is_available() and _is_x86()):
         return {}
-    ops = torch.ops.mkldnn
-    if dtype not in (torch.float32, torch.bfloat16):
-        return {}
-    if dtype == torch.bfloat16 and not ops._is_mkldnn_bf16_supported():
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and has_bfloat16):
         return {}
     packed = {}
     for conv in convs:
-        is_transposed = isinstance(conv, nn.ConvTranspose2d)
-        reorder = (
-            ops._reorder_convolution_transpose_weight
-            if is_transposed
-            else ops._reorder_convolution_weight
-        )
-        size = [1, conv.in_channels, *_PACKING_SIZE]
-        packed[conv] = reorder(conv.weight, *_geometry(conv), size)
+        reorder, _, geometry = _onednn(conv)
+        packed[conv] = reorder(conv.weight, *geometry, [1, conv.in_channels, *_PACKING_SIZE])
     return packed
 
 
 def _run_packed(conv: _Conv, weight: Tensor, x: Tensor, then: str) -> Tensor:
-    ops = torch.ops.mkldnn
-    is_transposed = isinstance(conv, nn.ConvTranspose2d)
-    run = ops._convolution_transpose_pointwise if is_transposed else ops._convolution_pointwise
-    return run(x, weight, conv.bias, *_geometry(conv), then, [], "")
+    _, run, geometry = _onednn(conv)
+    return run(x, weight, conv.bias, *geometry, then, [], "")
 
 
-def _geometry(conv: _Conv) -> tuple[Any, ...]:
+def _onednn(conv: _Conv) -> tuple[Any, Any, tuple[Any, ...]]:
+    """What brings the weights into order, what computes, and the arguments that both share."""
+    ops, last = torch.ops.mkldnn, (conv.stride, conv.dilation, conv.groups)
     if isinstance(conv, nn.ConvTranspose2d):
-        return conv.padding, conv.output_padding, conv.stride, conv.dilation, conv.groups
-    return conv.padding, conv.stride, conv.dilation, conv.groups
+        geometry = (conv.padding, conv.output_padding, *last)
+        run = ops._convolution_transpose_pointwise
+        return ops._reorder_convolution_transpose_weight, run, geometry
+    return ops._reorder_convolution_weight, ops._convolution_pointwise, (conv.padding, *last)
 
 
 def _band_rows(x: Tensor, channels: int) -> int:

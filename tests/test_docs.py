@@ -259,3 +259,12 @@ def test_the_table_of_bulk_prediction_is_the_measured_one():
         )
         for row in measured
     )
+
+
+def test_the_decoders_curves_are_the_recorded_ones():
+    text = (ROOT / "docs" / "training-log.md").read_text(encoding="utf-8")
+    runs = json.loads((FIGURES / "decoder-runs.json").read_text(encoding="utf-8"))
+    for name, run in runs.items():
+        curve = " | ".join(f"{each['mean_iu']:.3f}" for each in run["evaluations"])
+        samples = 4 * run["evaluations"][-1]["step"]
+        assert f"| {name} | {curve} | {samples:,} |" in text

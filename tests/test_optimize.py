@@ -56,6 +56,16 @@ def test_bands_of_any_height_give_the_same_logits(way, rows, monkeypatch):
     assert largest_difference(make_tiny_model(base_channels=16), pictures(1, 100, 61)) < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 33, 512, 2048, 10**6])
+def test_bands_are_even_and_no_larger_than_they_may_be(width, dtype):
+    x = torch.empty(1, 1, 1, width, dtype=dtype, device="meta")
+    rows = optimize._band_rows(x, channels=64)
+    size = width * 64 * x.element_size()
+    assert rows % 2 == 0
+    assert rows == 2 or rows * size <= optimize._BAND_BYTES < (rows + 2) * size
+
+
 def test_negative_scales_of_the_batch_normalisation_are_folded_exactly(way):
     model = make_tiny_model(base_channels=16)
     for step in range(1, 6):
@@ -87,7 +97,9 @@ def test_a_network_of_another_kind_stays_as_it_is(config):
 def test_the_model_is_left_alone(way):
     model = make_tiny_model(base_channels=16)
     before = copy.deepcopy(model.state_dict())
-    optimized(model)(pictures(1, 64, 64))
+    network = optimized(model)
+    assert len(network.packed) == (13 + 5 if way == "packed" else 0)
+    network(pictures(1, 64, 64))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
 

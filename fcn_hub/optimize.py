@@ -208,7 +208,8 @@ class OptimizedFCN(nn.Module):
 
 def _packed(convs: Iterable[_Conv], dtype: torch.dtype) -> dict[_Conv, Tensor]:
     """The weights in oneDNN's order; none where oneDNN does not compute in this type."""
-    if not (torch.backends.mkldnn.is_available() and _is_x86()):
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not (is_x86 and torch.backends.mkldnn.is_available()):
         return {}
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if dtype != torch.float32 and not (dtype == torch.bfloat16 and has_bfloat16):
@@ -253,10 +254,6 @@ def _cropped(x: Tensor, above: int, below: int) -> Tensor:
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     return (weight.double() * scale).float()
-
-
-def _is_x86() -> bool:
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def _winograd_is_faster(dtype: torch.dtype) -> bool:

@@ -44,9 +44,9 @@ def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
         assert ours["ratio"] == pytest.approx(ratio)
         assert 0 < plain["fraction_of_peak"] < 2
     assert set(found["profile"]) == {"plain", "ours"}
-    # What one contender calls a convolution is another's operation of NNPACK or oneDNN.
-    assert all(len(times) > 2 and min(times.values()) > 0 for times in found["profile"].values())
-    least = {"float32": 0.999, "bfloat16": 0.9}[found["rows"][1]["precision"]]
+    for times in found["profile"].values():
+        assert any("conv" in operation for operation in times) and min(times.values()) > 0
+    least = {"float32": 0.999, "bfloat16": 0.95}[found["rows"][1]["precision"]]
     assert found["agreement"]["plain"] == 1
     assert least <= found["agreement"]["ours"] <= 1
     assert found["stream"]["pictures"] == 12

@@ -9,6 +9,7 @@ on the machine hardly disturb; they stand in docs/figures/decoders.json with the
 of. The figure shows what each checkpoint in checkpoints/ makes of a picture.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -155,10 +156,14 @@ def grid(panels: list[tuple[str, Image.Image]], font: Any) -> Image.Image:
 
 
 def main() -> None:
-    if "--one" in sys.argv:
-        print(json.dumps(measured(json.loads(sys.argv[-1]))))
+    parser = argparse.ArgumentParser(description="Compare the decoders.")
+    parser.add_argument("--no-measure", action="store_true", help="keep the record's measurements")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one is not None:
+        print(json.dumps(measured(args.one)))
         return
-    again = "--no-measure" not in sys.argv
+    again = not args.no_measure
     record = {} if again else json.loads(RECORD.read_text(encoding="utf-8"))
     before = record.get("decoders", [{}] * len(DECODERS))
     rows = []

@@ -28,6 +28,7 @@ from fcn_hub.model import FCN
 from fcn_hub.optimize import OptimizedFCN, optimized
 from fcn_hub.runtimes import BACKENDS, BackendError, export_files, load_network
 from fcn_hub.segmentation import Segmentation
+from fcn_hub.transfers import Transfers
 
 # Neighbouring tiles share this many pixels. The outer quarter of it on each side, where a tile
 # sees least around it, is left to the neighbour; over the middle half the two are blended.
@@ -40,29 +41,22 @@ _BLOCK_VALUES = 2**24
 
 
 class _Maps(NamedTuple):
-    """The label map and the confidence of one picture while they are filled in."""
+    """The label map and the confidence of one picture, on the device."""
 
-    label_map: np.ndarray
-    confidence: np.ndarray
+    label_map: Tensor
+    confidence: Tensor
 
-    @classmethod
-    def empty(cls, height: int, width: int, num_classes: int) -> "_Maps":
-        label_type = np.uint8 if num_classes <= 256 else np.uint16
-        return cls(np.empty((height, width), label_type), np.empty((height, width), np.float32))
-
-    def classify(self, logits: Tensor, y: int, x: int) -> None:
-        """Fill in from the logits [C, h, w] of the area whose top left corner is (y, x)."""
+    def fill(self, logits: Tensor, y: int, x: int) -> None:
+        """Fill in the area whose top left corner is (y, x) from its logits [C, h, w]."""
         channels, height, width = logits.shape
         step = max(1, _BLOCK_VALUES // (channels * width))
         for top in range(0, height, step):
             block = logits[:, top : top + step].float()
             best, label = block.max(dim=0)
-            if self.label_map.dtype == np.uint8:  # a byte per pixel leaves the device
-                label = label.to(torch.uint8)
-            confidence = (best - block.logsumexp(dim=0)).exp_().clamp_(0, 1)
             area = np.s_[y + top : y + top + block.shape[1], x : x + width]
-            self.label_map[area] = label.cpu().numpy()
-            self.confidence[area] = confidence.cpu().numpy()
+            self.label_map[area] = label
+            # The softmax of the best class, whose own term of the sum is 1.
+            self.confidence[area] = (block - best).exp_().sum(dim=0).reciprocal_()
 
 
 class Segmenter:
@@ -148,6 +142,9 @@ class Segmenter:
             self.network = _load_exported(self.model, backend, self.dtype, exported)
         self._mean = torch.tensor(model.image_mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.image_std, device=self.device).view(3, 1, 1)
+        self._transfers = Transfers(self.device)
+        # So many batches a stream lets the device begin before it waits for the oldest.
+        self._ahead = 1 if self._transfers.overlap else 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -196,7 +193,7 @@ class Segmenter:
         Raises:
             ImageError: The picture cannot be opened or exceeds a limit.
         """
-        return self._segment([self._open(picture)])[0]
+        return next(self._begin([self._open(picture)]))
 
     @overload
     def stream(
@@ -246,24 +243,24 @@ class Segmenter:
         self, pictures: Iterator[ImageSource], batch_size: int, yield_errors: bool
     ) -> Iterator[Segmentation | ImageError]:
         pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fcn-hub-decode")
-        pending: deque[Future[Image.Image]] = deque()
+        decoding: deque[Future[Image.Image]] = deque()
+        begun: deque[Iterator[Segmentation | ImageError]] = deque()
         try:
             while True:
-                wanted = 2 * batch_size - len(pending)
-                pending.extend(pool.submit(self._open, p) for p in islice(pictures, wanted))
-                if not pending:
+                wanted = 2 * batch_size - len(decoding)
+                decoding.extend(pool.submit(self._open, p) for p in islice(pictures, wanted))
+                count = min(batch_size, len(decoding))
+                batch = [_image_or_error(decoding.popleft()) for _ in range(count)]
+                if batch:
+                    images = [each for each in batch if isinstance(each, Image.Image)]
+                    begun.append(_in_place(batch, self._begin(images)))
+                while len(begun) > (self._ahead if batch else 0):
+                    for result in begun.popleft():
+                        if isinstance(result, ImageError) and not yield_errors:
+                            raise result
+                        yield result
+                if not batch:
                     return
-                batch: list[Image.Image | ImageError] = []
-                while pending and len(batch) < batch_size:
-                    try:
-                        batch.append(pending.popleft().result())
-                    except ImageError as error:
-                        if not yield_errors:
-                            raise
-                        batch.append(error)
-                segmented = iter(self._segment([i for i in batch if isinstance(i, Image.Image)]))
-                for item in batch:
-                    yield item if isinstance(item, ImageError) else next(segmented)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -271,15 +268,25 @@ class Segmenter:
         return open_image(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
 
     @torch.inference_mode()
-    def _segment(self, images: Sequence[Image.Image]) -> list[Segmentation]:
-        results: dict[int, Segmentation] = {}
+    def _begin(self, images: Sequence[Image.Image]) -> Iterator[Segmentation]:
+        """Have the device begin; iterating waits for the results."""
+        groups = []
         for indices in self._batches([self._network_size(image) for image in images]):
-            group = [images[index] for index in indices]
             with self._lock:
-                maps = self._classify_group(group)
-            for index, each in zip(indices, maps, strict=True):
-                results[index] = Segmentation(images[index], *each, self.labels)
-        return [results[index] for index in range(len(images))]
+                maps = self._classify_group([images[index] for index in indices])
+                groups.append((indices, self._transfers.download(maps)))
+        return self._finish(images, groups)
+
+    def _finish(
+        self,
+        images: Sequence[Image.Image],
+        groups: Sequence[tuple[list[int], Callable[[], list[tuple[np.ndarray, ...]]]]],
+    ) -> Iterator[Segmentation]:
+        results: dict[int, Segmentation] = {}
+        for indices, wait in groups:
+            for index, (label_map, confidence) in zip(indices, wait(), strict=True):
+                results[index] = Segmentation(images[index], label_map, confidence, self.labels)
+        yield from (results[index] for index in range(len(images)))
 
     def _batches(self, sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         """Indices of pictures that pass through the network together: of one size, in budget."""
@@ -308,12 +315,11 @@ class Segmenter:
 
     def _logits(self, pictures: np.ndarray) -> Tensor:
         """uint8 [N, H, W, 3] through the network: float [N, num_classes, H, W] in `dtype`."""
-        return self.network(self._normalized(pictures))
+        return self.network(self._normalized(self._transfers.upload(pictures)))
 
-    def _normalized(self, pictures: np.ndarray) -> Tensor:
-        """uint8 [N, H, W, 3] as the network takes it: float [N, 3, H, W]."""
-        x = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
-        x = (x / 255 - self._mean) / self._std
+    def _normalized(self, pictures: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3], on the device, as the network takes it: float [N, 3, H, W]."""
+        x = (pictures.permute(0, 3, 1, 2) / 255 - self._mean) / self._std
         if self.backend != "torch":
             return x
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -347,16 +353,21 @@ class Segmenter:
 
     def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
         pictures = np.stack([np.asarray(self._resized(image)) for image in images])
-        own_size = all(self._network_size(image) == image.size for image in images)
-        if own_size and isinstance(self.network, OptimizedFCN):
-            maps = [_Maps.empty(i.height, i.width, len(self.labels)) for i in images]
-            self.network(
-                self._normalized(pictures),
-                lambda index, y, rows: maps[index].classify(rows, y, 0),
-            )
-            return maps
+        if all(self._network_size(image) == image.size for image in images):
+            return self._classify_pictures(self._transfers.upload(pictures))
         logits = self._logits(pictures)
         return [self._classify(one, image) for image, one in zip(images, logits, strict=True)]
+
+    def _classify_pictures(self, pictures: Tensor) -> list[_Maps]:
+        """The maps of pictures at their own size, uint8 [N, H, W, 3] on the device."""
+        x = self._normalized(pictures)
+        maps = [self._empty_maps(*each.shape[:2]) for each in pictures]
+        if isinstance(self.network, OptimizedFCN):
+            self.network(x, lambda index, y, rows: maps[index].fill(rows, y, 0))
+        else:
+            for each, logits in zip(maps, self.network(x), strict=True):
+                each.fill(logits, 0, 0)
+        return maps
 
     def _classify_tiled(self, image: Image.Image) -> _Maps:
         resized = self._resized(image)
@@ -367,9 +378,9 @@ class Segmenter:
             lambda y0, y1, x0, x1: self._logits(np.array(resized.crop((x0, y0, x1, y1)))[None])[0],
         )
         if resized is image:
-            maps = _Maps.empty(image.height, image.width, len(self.labels))
+            maps = self._empty_maps(image.height, image.width)
             for y, x, logits in tiles:
-                maps.classify(logits, y, x)
+                maps.fill(logits, y, x)
             return maps
         whole = torch.empty(len(self.labels), resized.height, resized.width, device=self.device)
         for y, x, logits in tiles:
@@ -378,10 +389,32 @@ class Segmenter:
 
     def _classify(self, logits: Tensor, image: Image.Image) -> _Maps:
         """The maps of an image at its own size from its logits [C, h, w] at any size."""
-        maps = _Maps.empty(image.height, image.width, len(self.labels))
+        maps = self._empty_maps(image.height, image.width)
         for y, rows in _upsampled_rows(logits, image.height, image.width):
-            maps.classify(rows, y, 0)
+            maps.fill(rows, y, 0)
         return maps
+
+    def _empty_maps(self, height: int, width: int) -> _Maps:
+        label_type = torch.uint8 if len(self.labels) <= 256 else torch.uint16
+        return _Maps(
+            torch.empty(height, width, dtype=label_type, device=self.device),
+            torch.empty(height, width, device=self.device),
+        )
+
+
+def _image_or_error(image: Future[Image.Image]) -> Image.Image | ImageError:
+    try:
+        return image.result()
+    except ImageError as error:
+        return error
+
+
+def _in_place(
+    items: Sequence[Image.Image | ImageError], segmented: Iterator[Segmentation]
+) -> Iterator[Segmentation | ImageError]:
+    """The results in place of the images."""
+    for item in items:
+        yield item if isinstance(item, ImageError) else next(segmented)
 
 
 def _upsampled_rows(logits: Tensor, height: int, width: int) -> Iterator[tuple[int, Tensor]]:

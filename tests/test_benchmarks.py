@@ -55,6 +55,24 @@ def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_road_from_uint8_pictures_to_labels_is_compared_too(tmp_path):
+    make_tiny_model().save_pretrained(tmp_path / "model")
+    run(
+        "benchmark.py",
+        *("--model", str(tmp_path / "model"), "--contenders", "plain", "ours", "torchvision"),
+        *("--cases", "2x64x96", "--rounds", "3", "--stream", "0", "--end-to-end"),
+        *("--threads", "1", "--output", str(tmp_path)),
+    )
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert found["machine"]["end_to_end"]
+    assert [row["contender"] for row in found["rows"]] == ["plain", "ours"]
+    assert found["not_measured"] == {"torchvision": "It is not measured end to end."}
+    for name, times in found["profile"].items():  # normalising and finding labels are in it
+        assert {"aten::div", "aten::argmax" if name == "plain" else "aten::max"} <= set(times)
+    assert found["agreement"]["ours"] >= 0.95
+
+
+@pytest.mark.slow
 def test_a_training_step_is_compared_with_torchvisions(tmp_path):
     record = tmp_path / "found.json"
     options = ("--batch-size", "2", "--crop", "32", "64", "--rounds", "3", "--json", str(record))

@@ -6,6 +6,7 @@ import torch
 from conftest import balance, make_picture, make_score_model, make_tiny_model
 
 from fcn_hub import FCN, Segmenter
+from fcn_hub.transfers import Transfers
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -48,6 +49,48 @@ def test_a_stream_of_mixed_sizes_comes_back_in_order():
     assert len(found) == len(pictures)
     for result, picture in zip(found, pictures, strict=True):
         assert agreement(result, on_cpu(picture)) >= 0.99
+
+
+@pytest.mark.parametrize("options", [{}, {"max_side": 96}], ids=["own_size", "scaled_down"])
+def test_overlapped_copies_mix_no_pictures_up(options):
+    segmenter = Segmenter(make_model("deconv"), DEVICE, "float32", **options)
+    pictures = [make_picture(192, 160, seed=k) for k in range(120)]
+    for result, picture in zip(segmenter.stream(pictures, batch_size=8), pictures, strict=True):
+        single = segmenter(picture)
+        assert agreement(result, single) > 0.999
+        assert np.abs(result.confidence - single.confidence).max() < 1e-3
+
+
+def test_copies_go_on_while_the_gpu_computes():
+    transfers = Transfers(torch.device(DEVICE))
+    compute = torch.cuda.current_stream()
+    array = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
+    for _ in range(2):  # at first the streams and the pinned memory are made
+        torch.cuda._sleep(2 * 10**9)  # cycles, some second
+        arrived = transfers.upload(array)
+        transfers._both_streams()[0].synchronize()
+        was_busy_at_upload = not compute.query()
+        torch.cuda.synchronize()
+        assert torch.equal(arrived.cpu(), torch.from_numpy(array))
+
+        wait = transfers.download([(arrived, arrived.float() / 255)])
+        torch.cuda._sleep(2 * 10**9)
+        ((pixels, scaled),) = wait()
+        was_busy_at_download = not compute.query()
+        torch.cuda.synchronize()
+        np.testing.assert_array_equal(pixels, array)
+        np.testing.assert_allclose(scaled, array / np.float32(255))
+    assert was_busy_at_upload and was_busy_at_download
+
+
+def test_a_stream_keeps_the_gpu_a_batch_ahead():
+    segmenter = Segmenter(make_model("deconv"), DEVICE)
+    batches = []
+    segmenter.network.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    stream = segmenter.stream([make_picture(64, 64)] * 24, batch_size=8)
+    next(stream)
+    assert batches == [8, 8]
+    stream.close()
 
 
 def test_a_picture_in_tiles_and_scaled_down_is_that_of_the_cpu():

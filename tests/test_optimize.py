@@ -128,7 +128,7 @@ def test_a_segmenter_on_the_cpu_uses_it_and_agrees(dtype, least):
     segmenter = Segmenter(model, "cpu", dtype)
     assert isinstance(segmenter.network, OptimizedFCN)
     with torch.no_grad():
-        logits = model(segmenter._normalized(picture[None]).float())[0]
+        logits = model(segmenter._normalized(torch.from_numpy(picture[None])).float())[0]
     result = segmenter(picture)
     assert (result.label_map == logits.argmax(0).numpy()).mean() >= least
     confidence = logits.softmax(0).amax(0).numpy()

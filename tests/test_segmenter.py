@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -158,6 +159,14 @@ def test_the_limits_on_pictures_are_those_given(tiny_model):
 # --- streams ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[0, 1], ids=["as_on_a_cpu", "as_on_a_gpu"])
+def streaming(request, tiny_model) -> Segmenter:
+    """Without and with a batch that the device has begun before the last one's results come."""
+    segmenter = Segmenter(tiny_model, **CPU)
+    segmenter._ahead = request.param
+    return segmenter
+
+
 @pytest.fixture
 def mixed_pictures():
     sizes = [(64, 64), (33, 47), (64, 64), (1, 1), (64, 64), (47, 33), (33, 47), (96, 32)]
@@ -165,22 +174,32 @@ def mixed_pictures():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
-def test_a_stream_equals_single_calls_in_order(tiny_model, mixed_pictures, batch_size):
-    segmenter = Segmenter(tiny_model, **CPU)
-    results = list(segmenter.stream(mixed_pictures, batch_size=batch_size))
+def test_a_stream_equals_single_calls_in_order(streaming, mixed_pictures, batch_size):
+    results = list(streaming.stream(mixed_pictures, batch_size=batch_size))
     assert len(results) == len(mixed_pictures)
     for picture, result in zip(mixed_pictures, results, strict=True):
         np.testing.assert_array_equal(np.asarray(result.image), picture)
-        single = segmenter(picture)
+        single = streaming(picture)
         np.testing.assert_array_equal(result.label_map, single.label_map)
         np.testing.assert_allclose(result.confidence, single.confidence, atol=1e-5)
 
 
-def test_an_empty_stream_is_empty(tiny_model):
-    assert list(Segmenter(tiny_model, **CPU).stream([])) == []
+def test_an_empty_stream_is_empty(streaming):
+    assert list(streaming.stream([])) == []
 
 
-def test_a_stream_reads_ahead_by_a_bounded_number_of_pictures(tiny_model):
+def test_the_device_begins_with_the_next_batch_before_it_is_waited_for(streaming):
+    batches = []
+    streaming.network.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    begun = [len(batches) for _ in streaming.stream([make_picture(32, 32)] * 10, batch_size=4)]
+    assert batches == [4, 4, 2]
+    if streaming._ahead:
+        assert begun == [2] * 4 + [3] * 6
+    else:
+        assert begun == [1] * 4 + [2] * 4 + [3] * 2
+
+
+def test_a_stream_reads_ahead_by_a_bounded_number_of_pictures(streaming):
     taken = 0
 
     def endless():
@@ -189,7 +208,7 @@ def test_a_stream_reads_ahead_by_a_bounded_number_of_pictures(tiny_model):
             taken += 1
             yield make_picture(32, 32)
 
-    stream = Segmenter(tiny_model, **CPU).stream(endless(), batch_size=4)
+    stream = streaming.stream(endless(), batch_size=4)
     for count in range(1, 21):
         next(stream)
         assert taken <= count + 3 * 4
@@ -197,15 +216,43 @@ def test_a_stream_reads_ahead_by_a_bounded_number_of_pictures(tiny_model):
     assert not [t for t in threading.enumerate() if t.name.startswith("fcn-hub-decode")]
 
 
-def test_a_bad_picture_ends_a_stream_or_takes_its_place(tiny_model, mixed_pictures):
-    segmenter = Segmenter(tiny_model, **CPU)
-    pictures = [mixed_pictures[0], b"not a picture", mixed_pictures[1]]
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_bad_picture_ends_a_stream_or_takes_its_place(streaming, mixed_pictures, batch_size):
+    pictures = [*mixed_pictures[:3], b"not a picture", *mixed_pictures[3:]]
+    stream = streaming.stream(pictures, batch_size=batch_size)
+    for picture in mixed_pictures[:3]:  # what comes before it is not lost
+        np.testing.assert_array_equal(np.asarray(next(stream).image), picture)
     with pytest.raises(ImageError):
-        list(segmenter.stream(pictures))
-    good, bad, other = segmenter.stream(pictures, errors="yield")
-    assert isinstance(bad, ImageError)
-    assert good.label_map.shape == (64, 64)
-    assert other.label_map.shape == (33, 47)
+        next(stream)
+    results = list(streaming.stream(pictures, batch_size=batch_size, errors="yield"))
+    assert isinstance(results.pop(3), ImageError)
+    for picture, result in zip(mixed_pictures, results, strict=True):
+        np.testing.assert_array_equal(np.asarray(result.image), picture)
+
+
+def test_a_stream_of_bad_pictures_only_yields_their_errors(streaming):
+    results = list(streaming.stream([b"not a picture"] * 5, batch_size=2, errors="yield"))
+    assert [type(result) for result in results] == [ImageError] * 5
+
+
+def test_a_stream_holds_three_batches_of_pictures_at_most(streaming):
+    opened = []
+    held = []
+    open_picture = streaming._open
+
+    def pictures():
+        for seed in range(40):
+            held.append(sum(image() is not None for image in opened))
+            yield make_picture(32, 32, seed)
+
+    def watched(picture):
+        image = open_picture(picture)
+        opened.append(weakref.ref(image))
+        return image
+
+    streaming._open = watched
+    assert sum(1 for _ in streaming.stream(pictures(), batch_size=4)) == 40
+    assert 4 <= max(held) <= 3 * 4
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"errors": "ignore"}])
@@ -317,9 +364,9 @@ class SmallMemory(torch.nn.Module):
         return self.network(x)
 
 
-def test_out_of_memory_halves_the_batch_with_a_warning(tiny_model):
+def test_out_of_memory_halves_the_batch_with_a_warning(streaming):
     pictures = [make_picture(64, 64, seed) for seed in range(5)]
-    segmenter = Segmenter(tiny_model, **CPU)
+    segmenter = streaming
     expected = [segmenter(picture).label_map for picture in pictures]
     segmenter.network = SmallMemory(segmenter.network, 2 * 64 * 64)
     with pytest.warns(UserWarning) as warnings:

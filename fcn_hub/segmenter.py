@@ -5,6 +5,7 @@ that are too large for one pass, and turning logits into class indices and confi
 """
 
 import copy
+import os
 import threading
 import warnings
 from collections import deque
@@ -38,6 +39,18 @@ _STRIDE = 32
 
 # Logits are turned into labels this many values at a time, which bounds the extra memory.
 _BLOCK_VALUES = 2**24
+
+
+class _Picture(NamedTuple):
+    """A picture, and the same at the size at which the network sees it."""
+
+    image: Image.Image
+    resized: Image.Image
+
+    @property
+    def pixels(self) -> int:
+        """Those that the network sees."""
+        return self.resized.width * self.resized.height
 
 
 class _Maps(NamedTuple):
@@ -193,7 +206,7 @@ class Segmenter:
         Raises:
             ImageError: The picture cannot be opened or exceeds a limit.
         """
-        return next(self._begin([self._open(picture)]))
+        return next(self._begin([self._prepared(picture)]))
 
     @overload
     def stream(
@@ -242,18 +255,20 @@ class Segmenter:
     def _stream(
         self, pictures: Iterator[ImageSource], batch_size: int, yield_errors: bool
     ) -> Iterator[Segmentation | ImageError]:
-        pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fcn-hub-decode")
-        decoding: deque[Future[Image.Image]] = deque()
+        # Beside a network on the CPU, more than two would only be in its way.
+        workers = 2 if self.device.type == "cpu" else min(8, os.cpu_count() or 2)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="fcn-hub-decode")
+        preparing: deque[Future[_Picture]] = deque()
         begun: deque[Iterator[Segmentation | ImageError]] = deque()
         try:
             while True:
-                wanted = 2 * batch_size - len(decoding)
-                decoding.extend(pool.submit(self._open, p) for p in islice(pictures, wanted))
-                count = min(batch_size, len(decoding))
-                batch = [_image_or_error(decoding.popleft()) for _ in range(count)]
+                wanted = 2 * batch_size - len(preparing)
+                preparing.extend(pool.submit(self._prepared, p) for p in islice(pictures, wanted))
+                count = min(batch_size, len(preparing))
+                batch = [_picture_or_error(preparing.popleft()) for _ in range(count)]
                 if batch:
-                    images = [each for each in batch if isinstance(each, Image.Image)]
-                    begun.append(_in_place(batch, self._begin(images)))
+                    opened = [each for each in batch if isinstance(each, _Picture)]
+                    begun.append(_in_place(batch, self._begin(opened)))
                 while len(begun) > (self._ahead if batch else 0):
                     for result in begun.popleft():
                         if isinstance(result, ImageError) and not yield_errors:
@@ -264,104 +279,101 @@ class Segmenter:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _prepared(self, picture: ImageSource) -> _Picture:
+        image = self._open(picture)
+        return _Picture(image, self._resized(image))
+
     def _open(self, picture: ImageSource) -> Image.Image:
         return open_image(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
 
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """An image at the size at which the network sees it; itself where that is its own."""
+        longest = max(image.size)
+        if self.max_side is None or longest <= self.max_side:
+            return image
+        width, height = (max(1, round(side * self.max_side / longest)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
     @torch.inference_mode()
-    def _begin(self, images: Sequence[Image.Image]) -> Iterator[Segmentation]:
+    def _begin(self, pictures: Sequence[_Picture]) -> Iterator[Segmentation]:
         """Have the device begin; iterating waits for the results."""
         groups = []
-        for indices in self._batches([self._network_size(image) for image in images]):
+        for indices in self._batches(pictures):
             with self._lock:
-                maps = self._classify_group([images[index] for index in indices])
+                maps = self._classify_group([pictures[index] for index in indices])
                 groups.append((indices, self._transfers.download(maps)))
-        return self._finish(images, groups)
+        return self._finish(pictures, groups)
 
     def _finish(
         self,
-        images: Sequence[Image.Image],
+        pictures: Sequence[_Picture],
         groups: Sequence[tuple[list[int], Callable[[], list[tuple[np.ndarray, ...]]]]],
     ) -> Iterator[Segmentation]:
         results: dict[int, Segmentation] = {}
         for indices, wait in groups:
             for index, (label_map, confidence) in zip(indices, wait(), strict=True):
-                results[index] = Segmentation(images[index], label_map, confidence, self.labels)
-        yield from (results[index] for index in range(len(images)))
+                image = pictures[index].image
+                results[index] = Segmentation(image, label_map, confidence, self.labels)
+        yield from (results[index] for index in range(len(pictures)))
 
-    def _batches(self, sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    def _batches(self, pictures: Sequence[_Picture]) -> Iterator[list[int]]:
         """Indices of pictures that pass through the network together: of one size, in budget."""
         by_size: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(sizes):
-            by_size.setdefault(size, []).append(index)
+        for index, picture in enumerate(pictures):
+            by_size.setdefault(picture.resized.size, []).append(index)
         for (width, height), indices in by_size.items():
             step = max(1, self.pixel_budget // (width * height))
             yield from (indices[start : start + step] for start in range(0, len(indices), step))
 
-    def _network_size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height at which the network sees a picture."""
-        longest = max(image.size)
-        if self.max_side is None or longest <= self.max_side:
-            return image.size
-        width, height = (max(1, round(side * self.max_side / longest)) for side in image.size)
-        return width, height
-
-    def _pixels(self, image: Image.Image) -> int:
-        width, height = self._network_size(image)
-        return width * height
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        size = self._network_size(image)
-        return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
-
-    def _logits(self, pictures: np.ndarray) -> Tensor:
+    def _logits(self, pixels: np.ndarray) -> Tensor:
         """uint8 [N, H, W, 3] through the network: float [N, num_classes, H, W] in `dtype`."""
-        return self.network(self._normalized(self._transfers.upload(pictures)))
+        return self.network(self._normalized(self._transfers.upload(pixels)))
 
-    def _normalized(self, pictures: Tensor) -> Tensor:
+    def _normalized(self, pixels: Tensor) -> Tensor:
         """uint8 [N, H, W, 3], on the device, as the network takes it: float [N, 3, H, W]."""
-        x = (pictures.permute(0, 3, 1, 2) / 255 - self._mean) / self._std
+        x = (pixels.permute(0, 3, 1, 2) / 255 - self._mean) / self._std
         if self.backend != "torch":
             return x
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _classify_group(self, images: Sequence[Image.Image]) -> list[_Maps]:
-        """The maps of images of one size; where memory runs out, in smaller parts."""
-        pixels = self._pixels(images[0])
+    def _classify_group(self, pictures: Sequence[_Picture]) -> list[_Maps]:
+        """The maps of pictures of one size; where memory runs out, in smaller parts."""
+        pixels = pictures[0].pixels
         try:
-            if len(images) == 1 and pixels > self.pixel_budget:
-                return [self._classify_tiled(images[0])]
-            return self._classify_whole(images)
+            if len(pictures) == 1 and pixels > self.pixel_budget:
+                return [self._classify_tiled(pictures[0])]
+            return self._classify_whole(pictures)
         except torch.OutOfMemoryError:
             budget = min(pixels, self.pixel_budget) // 2
-            if len(images) == 1 and budget < _MIN_TILE**2:
+            if len(pictures) == 1 and budget < _MIN_TILE**2:
                 raise
         # Out of the handler, whose traceback keeps what was allocated.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(images) > 1:
-            half = len(images) // 2
+        if len(pictures) > 1:
+            half = len(pictures) // 2
             warnings.warn(
-                f"Out of memory with {len(images)} pictures; trying {half}.", stacklevel=2
+                f"Out of memory with {len(pictures)} pictures; trying {half}.", stacklevel=2
             )
-            return self._classify_group(images[:half]) + self._classify_group(images[half:])
+            return self._classify_group(pictures[:half]) + self._classify_group(pictures[half:])
         warnings.warn(
             f"Out of memory; from now on, pictures above {budget:,} pixels are processed in tiles.",
             stacklevel=2,
         )
         self.pixel_budget = budget
-        return self._classify_group(images)
+        return self._classify_group(pictures)
 
-    def _classify_whole(self, images: Sequence[Image.Image]) -> list[_Maps]:
-        pictures = np.stack([np.asarray(self._resized(image)) for image in images])
-        if all(self._network_size(image) == image.size for image in images):
-            return self._classify_pictures(self._transfers.upload(pictures))
-        logits = self._logits(pictures)
-        return [self._classify(one, image) for image, one in zip(images, logits, strict=True)]
+    def _classify_whole(self, pictures: Sequence[_Picture]) -> list[_Maps]:
+        pixels = np.stack([np.asarray(picture.resized) for picture in pictures])
+        if all(picture.resized is picture.image for picture in pictures):
+            return self._classify_pixels(self._transfers.upload(pixels))
+        logits = self._logits(pixels)
+        return [self._classify(one, each.image) for each, one in zip(pictures, logits, strict=True)]
 
-    def _classify_pictures(self, pictures: Tensor) -> list[_Maps]:
+    def _classify_pixels(self, pixels: Tensor) -> list[_Maps]:
         """The maps of pictures at their own size, uint8 [N, H, W, 3] on the device."""
-        x = self._normalized(pictures)
-        maps = [self._empty_maps(*each.shape[:2]) for each in pictures]
+        x = self._normalized(pixels)
+        maps = [self._empty_maps(*each.shape[:2]) for each in pixels]
         if isinstance(self.network, OptimizedFCN):
             self.network(x, lambda index, y, rows: maps[index].fill(rows, y, 0))
         else:
@@ -369,8 +381,8 @@ class Segmenter:
                 each.fill(logits, 0, 0)
         return maps
 
-    def _classify_tiled(self, image: Image.Image) -> _Maps:
-        resized = self._resized(image)
+    def _classify_tiled(self, picture: _Picture) -> _Maps:
+        image, resized = picture
         tiles = blended_tiles(
             resized.height,
             resized.width,
@@ -402,17 +414,17 @@ class Segmenter:
         )
 
 
-def _image_or_error(image: Future[Image.Image]) -> Image.Image | ImageError:
+def _picture_or_error(picture: Future[_Picture]) -> _Picture | ImageError:
     try:
-        return image.result()
+        return picture.result()
     except ImageError as error:
         return error
 
 
 def _in_place(
-    items: Sequence[Image.Image | ImageError], segmented: Iterator[Segmentation]
+    items: Sequence[_Picture | ImageError], segmented: Iterator[Segmentation]
 ) -> Iterator[Segmentation | ImageError]:
-    """The results in place of the images."""
+    """The results in place of the pictures."""
     for item in items:
         yield item if isinstance(item, ImageError) else next(segmented)
 

@@ -95,7 +95,7 @@ class Contender:
         if name == "plain":
             return EndToEnd(self.network).to(self.device)
         if name.startswith("ours"):
-            return self.segmenter._classify_pictures  # confidences as well
+            return self.segmenter._classify_pixels  # confidences as well
         raise ValueError("It is not measured end to end.")
 
     def input(self, batch: int, height: int, width: int) -> Any:

@@ -37,8 +37,9 @@ TILE_OVERLAP = 256
 _MIN_TILE = 3 * TILE_OVERLAP  # smaller, and tiles would meet more than their neighbours
 _STRIDE = 32
 
-# Logits are turned into labels this many values at a time, which bounds the extra memory.
-_BLOCK_VALUES = 2**24
+# Logits are turned into labels this many values at a time, which bounds the extra memory. On a CPU
+# they stay in its caches.
+_BLOCK_VALUES = {"cpu": 2**20, "other": 2**24}
 
 
 class _Picture(NamedTuple):
@@ -61,12 +62,11 @@ class _Maps(NamedTuple):
 
     def fill(self, logits: Tensor, y: int, x: int) -> None:
         """Fill in the area whose top left corner is (y, x) from its logits [C, h, w]."""
-        channels, height, width = logits.shape
-        step = max(1, _BLOCK_VALUES // (channels * width))
-        for top in range(0, height, step):
+        step = _block_rows(logits)
+        for top in range(0, logits.shape[1], step):
             block = logits[:, top : top + step].float()
             best, label = block.max(dim=0)
-            area = np.s_[y + top : y + top + block.shape[1], x : x + width]
+            area = np.s_[y + top : y + top + block.shape[1], x : x + block.shape[2]]
             self.label_map[area] = label
             # The softmax of the best class, whose own term of the sum is 1.
             self.confidence[area] = (block - best).exp_().sum(dim=0).reciprocal_()
@@ -433,7 +433,8 @@ def _upsampled_rows(logits: Tensor, height: int, width: int) -> Iterator[tuple[i
     """Logits [C, h, w] brought to [C, height, width] bilinearly, a few rows at a time.
 
     Full-size class logits of a large picture would take gigabytes. Bilinear interpolation is
-    separable: all columns first, then each block of rows between the two nearest ones.
+    separable: all columns first, then each block of rows as a product with the weights of the
+    rows that it lies between.
     """
     if logits.shape[1:] == (height, width):
         yield 0, logits
@@ -442,14 +443,19 @@ def _upsampled_rows(logits: Tensor, height: int, width: int) -> Iterator[tuple[i
     columns = F.interpolate(
         logits[None].float(), size=(small, width), mode="bilinear", align_corners=False
     )[0]
-    step = max(1, _BLOCK_VALUES // (logits.shape[0] * width))
+    step = _block_rows(columns)
     for top in range(0, height, step):
-        rows = torch.arange(top, min(top + step, height), device=logits.device)
+        rows = torch.arange(top, min(top + step, height), dtype=torch.float64)
         source = ((rows + 0.5) * (small / height) - 0.5).clamp(0, small - 1)
-        above = source.floor().long()
-        below = (above + 1).clamp(max=small - 1)
-        weight = (source - above)[:, None]
-        yield top, torch.lerp(columns[:, above], columns[:, below], weight)
+        first, last = int(source[0]), min(int(source[-1]) + 1, small - 1)
+        weights = (1 - (source[:, None] - torch.arange(first, last + 1)).abs()).clamp(min=0)
+        yield top, weights.to(columns) @ columns[:, first : last + 1]
+
+
+def _block_rows(logits: Tensor) -> int:
+    """How many rows of logits [C, h, w] to work on at once."""
+    values = _BLOCK_VALUES["cpu" if logits.device.type == "cpu" else "other"]
+    return max(1, values // (logits.shape[0] * logits.shape[2]))
 
 
 def blended_tiles(

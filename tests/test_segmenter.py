@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fcn_hub import ImageError, Segmenter
+from fcn_hub import segmenter as segmenter_module
 from fcn_hub.segmenter import TILE_OVERLAP, blended_tiles
 
 CPU = {"device": "cpu", "dtype": "float32"}
@@ -72,6 +73,21 @@ def test_max_side_limits_what_the_network_sees_but_not_the_result(tiny_model):
     assert result.label_map.shape == (120, 200)
     assert (result.label_map == full.argmax(0).numpy()).mean() > 0.999
     np.testing.assert_allclose(result.confidence, full.softmax(0).amax(0).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("values", [1, 5000, 2**20])
+@pytest.mark.parametrize(
+    ("small", "full"),
+    [((30, 40), (301, 400)), ((1, 1), (50, 3)), ((7, 200), (8, 200)), ((375, 5), (3000, 40))],
+)
+def test_rows_of_any_number_are_scaled_up_bilinearly(monkeypatch, small, full, values):
+    monkeypatch.setitem(segmenter_module._BLOCK_VALUES, "cpu", values)
+    logits = torch.randn(4, *small, generator=torch.Generator().manual_seed(0))
+    blocks = list(segmenter_module._upsampled_rows(logits, *full))
+    expected = F.interpolate(logits[None].double(), full, mode="bilinear", align_corners=False)[0]
+    assert [y for y, _ in blocks] == list(range(0, full[0], blocks[0][1].shape[1]))
+    found = torch.cat([rows for _, rows in blocks], dim=1).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
 def test_a_small_picture_is_not_scaled_up(tiny_model):

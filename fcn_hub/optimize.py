@@ -3,19 +3,21 @@
 What `optimized` changes, and what it leaves to the network as it stands, was decided by
 measurement; docs/performance.md has figures.
 
-- **Bands.** The first two stages and the last decoder step, which work on the largest maps, go
-  through the picture in bands of rows. What a band needs stays in the processor's caches, and the
-  large maps, logits included, never exist as a whole.
+- **Bands.** The stages of the backbone and the last two steps of the decoder, which work on the
+  largest maps, go through the picture in bands of rows. What a band needs stays in the processor's
+  caches, and the large maps, logits included, never exist as a whole.
 - **Winograd.** On processors with AVX2 but not AVX-512, 3×3 convolutions in float32 on large maps
   use NNPACK's Winograd algorithm F(6×6, 3×3) (Lavin and Gray, 2016), with 2.25 to 5 times fewer
   multiplications. Its rounding is a few times that of a direct convolution.
-- **Pooling.** Without the places of the maxima, which only training needs, and before the ReLU:
+- **Pooling.** Without the places of the maxima, which only training needs. What a ReLU gives is
+  not negative, and such floats are ordered like the integers of the same bits, which are compared
+  in half the time. Where the ReLU is not part of the convolution, it comes after the pooling:
   max(relu(x)) = relu(max(x)), and there is a quarter as much of it.
 - **Packed weights.** oneDNN, which computes everything else, reads weights in an order of its own.
   They are brought into it once rather than at every call, and the ReLU is part of the convolution.
   The model keeps its own, so the weights are held twice.
 - **Folded batch normalisation.** bn(z) = a·(z + b/a). The scale goes into the weights of the layer
-  that follows. In steps 1 to 4 the shift is added to the skip instead, *before* the transposed
+  that follows. In steps 1 to 4 the shift is added with the skip instead, *before* the transposed
   convolution, so that nothing changes at the border, where there is nothing to shift. bn5 goes
   into the 1×1 classifier as a whole.
 """
@@ -34,13 +36,15 @@ from fcn_hub.model import FCN
 Consumer = Callable[[int, int, Tensor], None]
 _Conv = nn.Conv2d | nn.ConvTranspose2d
 
-# Size of what a band's convolutions write, at most. It fits the processor's caches, and the C
-# library keeps memory of this size, where it gives back and fetches anew what is above 32 MiB.
-_BAND_BYTES = 2**23
+# Bytes of what a band's convolutions write, at most. Those of 8 MiB stay in the processor's caches.
+# Bands of three convolutions see more rows beside their own, too many for that; they only keep
+# below the 32 MiB from which on the C library fetches memory anew and gives it back.
+_CACHED_BAND, _LARGEST_BAND = 2**23, 2**24
 
-# Height and width of the map for which oneDNN is asked how it wants the weights; in that order
-# they serve every other size.
-_PACKING_SIZE = (64, 64)
+# oneDNN is asked how it wants the weights for the maps of a picture with this side. In that order
+# they serve every other size; where it wants another one, it makes it at each call, which costs a
+# hundredth of the time.
+_PACKING_SIDE = 512
 
 # Below this many pixels of a map, transforming the weights costs more than Winograd saves.
 _LEAST_WINOGRAD_PIXELS = 48 * 48
@@ -119,8 +123,11 @@ class OptimizedFCN(nn.Module):
         self.deconvs.to(memory_format=torch.channels_last)
         self.classifier.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
-        convs = [conv for stage in self.backbone.stages() for conv in stage]
-        self.packed = _packed([*convs, *self.deconvs], dtype)  # type: ignore[list-item]
+        self.packed: dict[_Conv, Tensor] = {}
+        for level, convs in enumerate(self.backbone.stages()):
+            self.packed |= _packed(convs, dtype, _PACKING_SIDE >> level)
+        for level, deconv in enumerate(reversed(self.deconvs), start=1):  # type: ignore[assignment]
+            self.packed |= _packed([deconv], dtype, _PACKING_SIDE >> level)
 
     def forward(self, x: Tensor, consume: Consumer | None = None) -> Tensor | None:
         """Compute the logits, whole or band by band.
@@ -147,47 +154,52 @@ class OptimizedFCN(nn.Module):
         x = F.pad(picture[None], (0, -width % self.multiple, 0, -height % self.multiple))
         x = x.contiguous(memory_format=self.memory_format)
         *pools, x = self._pools(x)
-        for step in range(1, 5):
-            x = self._deconvolve(step, x.contiguous(memory_format=torch.channels_last))
-            shift = self.get_buffer(f"shift{step}")
-            x = x.add_(pools[-step] + shift if step <= self.skips else shift)
-        band = _band_rows(x, x.shape[1])
+        for step in range(1, 4):
+            x = self._add_skip(step, self._deconvolve(step, x), pools[-step])
+        row_bytes = 2 * x.shape[3] * pools[0].shape[1] * x.element_size()
+        band = _band_rows(2 * x.shape[2], row_bytes, _CACHED_BAND) // 2
         for top in range(0, x.shape[2], band):
-            if 2 * top >= height:
+            if 4 * top >= height:
                 return
-            # An odd row of the output needs the input's next row as well.
-            rows = self._deconvolve(5, x[:, :, top : top + band + 1])[:, :, : 2 * band]
+            # An odd row of an output needs the input's next row as well.
+            rows = self._deconvolve(4, x[:, :, top : top + band + 1])[:, :, : 2 * band + 1]
+            rows = self._add_skip(4, rows, pools[0][:, :, 2 * top : 2 * (top + band) + 1])
+            rows = self._deconvolve(5, rows)[:, :, : 4 * band]
             logits = self.classifier(rows)[0]
-            yield 2 * top, logits[:, : height - 2 * top, :width]
+            yield 4 * top, logits[:, : height - 4 * top, :width]
 
     def _pools(self, x: Tensor) -> list[Tensor]:
         pools = []
         for convs in self.backbone.stages():
-            x = self._banded(convs, x) if len(convs) == 2 else self._stage(convs, x)
+            x = self._stage(convs, x)
             pools.append(x)
         return pools
 
     def _stage(self, convs: list[nn.Conv2d], x: Tensor) -> Tensor:
-        *first, last = convs
-        for conv in first:
-            x = self._convolve(conv, x, relu=True)
-        return _pooled(self._convolve(last, x)).relu_()
-
-    def _banded(self, convs: list[nn.Conv2d], x: Tensor) -> Tensor:
-        """A stage of two convolutions, band by band; each sees two more rows on either side."""
-        height, band = x.shape[2], _band_rows(x, convs[0].out_channels)
-        outputs = []
+        """A stage of the backbone, band by band."""
+        height, width = x.shape[2:]
+        size = (1, convs[-1].out_channels, height // 2, width // 2)
+        output = torch.empty(size, dtype=x.dtype, memory_format=self.memory_format)
+        row_bytes = width * convs[-1].out_channels * x.element_size()
+        most_bytes = _CACHED_BAND if len(convs) == 2 else _LARGEST_BAND
+        band = _band_rows(height, row_bytes, most_bytes)
+        rectified = convs[-1] in self.packed and not self.winograd
         for top in range(0, height, band):
-            above, below = min(top, 2), min(max(height - top - band, 0), 2)
-            rows = x[:, :, top - above : top + band + below]
-            # What a convolution makes of rows next to a cut is wrong: it saw zeros beyond it.
-            rows = self._convolve(convs[0], rows, relu=True)
-            rows = _cropped(rows, above // 2, below // 2)
-            rows = _cropped(self._convolve(convs[1], rows), above // 2, below // 2)
-            outputs.append(_pooled(rows).relu_())
-        return torch.cat(outputs, dim=2)
+            bottom = min(top + band, height)
+            # A convolution sees zeros beyond a cut, so its row next to it is wrong, and as many
+            # more rows are needed there as convolutions follow.
+            more = len(convs)
+            start = max(top - more, 0)
+            rows = x[:, :, start : bottom + more]
+            for conv in convs:
+                more -= 1
+                rows = self._convolve(conv, rows, relu=rectified or more > 0)
+                rows = rows[:, :, max(top - more, 0) - start : bottom + more - start]
+                start = max(top - more, 0)
+            _pool(rows, output[:, :, top // 2 : bottom // 2], rectified)
+        return output
 
-    def _convolve(self, conv: nn.Conv2d, x: Tensor, relu: bool = False) -> Tensor:
+    def _convolve(self, conv: nn.Conv2d, x: Tensor, relu: bool) -> Tensor:
         is_large = x.shape[2] * x.shape[3] >= _LEAST_WINOGRAD_PIXELS
         if self.winograd and is_large and conv.in_channels >= 16:
             x = x.contiguous()
@@ -200,14 +212,20 @@ class OptimizedFCN(nn.Module):
 
     def _deconvolve(self, step: int, x: Tensor) -> Tensor:
         """Step's transposed convolution and ReLU."""
+        x = x.contiguous(memory_format=torch.channels_last)
         deconv: nn.ConvTranspose2d = self.deconvs[step - 1]  # type: ignore[assignment]
         if deconv in self.packed:
             return _run_packed(deconv, self.packed[deconv], x, "relu")
         return deconv(x).relu_()
 
+    def _add_skip(self, step: int, x: Tensor, pool: Tensor) -> Tensor:
+        if step <= self.skips:
+            x.add_(pool)
+        return x.add_(self.get_buffer(f"shift{step}"))
 
-def _packed(convs: Iterable[_Conv], dtype: torch.dtype) -> dict[_Conv, Tensor]:
-    """The weights in oneDNN's order; none where oneDNN does not compute in this type."""
+
+def _packed(convs: Iterable[_Conv], dtype: torch.dtype, side: int) -> dict[_Conv, Tensor]:
+    """The weights in oneDNN's order for maps with such sides; none where it has not this type."""
     is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if not (is_x86 and torch.backends.mkldnn.is_available()):
         return {}
@@ -217,7 +235,7 @@ def _packed(convs: Iterable[_Conv], dtype: torch.dtype) -> dict[_Conv, Tensor]:
     packed = {}
     for conv in convs:
         reorder, _, geometry = _onednn(conv)
-        packed[conv] = reorder(conv.weight, *geometry, [1, conv.in_channels, *_PACKING_SIZE])
+        packed[conv] = reorder(conv.weight, *geometry, [1, conv.in_channels, side, side])
     return packed
 
 
@@ -236,20 +254,22 @@ def _onednn(conv: _Conv) -> tuple[Any, Any, tuple[Any, ...]]:
     return ops._reorder_convolution_weight, ops._convolution_pointwise, (conv.padding, *last)
 
 
-def _band_rows(x: Tensor, channels: int) -> int:
-    """Rows of a band of a map that becomes one of so many channels; even, for the pooling."""
-    row = x.shape[3] * channels * x.element_size()
-    return max(2, _BAND_BYTES // row // 2 * 2)
+def _band_rows(height: int, row_bytes: int, most_bytes: int) -> int:
+    """Rows of a band; even, for the pooling, and alike but for the last, which may be smaller."""
+    most = max(2, most_bytes // row_bytes // 2 * 2)
+    count = -(-height // most)
+    return -(-height // (2 * count)) * 2
 
 
-def _pooled(x: Tensor) -> Tensor:
-    """2×2 max pooling; torch's own also finds the places of the maxima, which takes longer."""
+def _pool(x: Tensor, out: Tensor, rectified: bool) -> None:
+    """2×2 max pooling, and a ReLU unless x has been through one."""
+    if rectified:
+        integer = {2: torch.int16, 4: torch.int32}[x.element_size()]
+        x, out = x.view(integer), out.view(integer)
     rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
-    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
-
-
-def _cropped(x: Tensor, above: int, below: int) -> Tensor:
-    return x[:, :, above : x.shape[2] - below]
+    torch.maximum(rows[..., 0::2], rows[..., 1::2], out=out)
+    if not rectified:
+        out.relu_()
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def way(request, monkeypatch):
     # On AVX2, where there are both, small maps are left to oneDNN.
     monkeypatch.setattr(optimize, "_LEAST_WINOGRAD_PIXELS", 20 * 20 if packed else 1)
     if not packed:
-        monkeypatch.setattr(optimize, "_packed", lambda convs, dtype, side: {})
+        monkeypatch.setattr(optimize, "_packed", lambda convs, dtype: {})
     return request.param
 
 

@@ -243,7 +243,8 @@ class Segmenter:
                 its place instead of ending the stream.
 
         Raises:
-            ImageError: A picture cannot be opened, with ``errors="raise"``.
+            ImageError: A picture cannot be opened, with ``errors="raise"``; in its place, after the
+                results of those before it.
             ValueError: batch_size is below 1 or errors is something else.
         """
         if batch_size < 1:

@@ -201,8 +201,8 @@ def test_the_performance_table_is_the_measured_one():
 
 
 def benchmarks() -> list[dict[str, Any]]:
-    """The records of the machine with AVX-512 and of that without."""
-    names = ("benchmark.json", "benchmark-avx2.json")
+    """The records of the machines with AMX, with AVX-512 and with AVX2."""
+    names = ("benchmark-amx.json", "benchmark.json", "benchmark-avx2.json")
     return [json.loads((FIGURES / name).read_text(encoding="utf-8")) for name in names]
 
 

@@ -43,7 +43,7 @@ _CACHED_BAND, _LARGEST_BAND = 2**23, 2**24
 
 # Height and width of the map for which oneDNN is asked how it wants the weights. In that order they
 # serve every other size too; where it wants another one, it makes it at each call, which takes up
-# to a two-hundredth of the time.
+# to about a hundredth of the time.
 _PACKING_SIZE = (64, 64)
 
 # Below this many pixels of a map, transforming the weights costs more than Winograd saves.

@@ -48,11 +48,6 @@ class _Picture(NamedTuple):
     image: Image.Image
     resized: Image.Image
 
-    @property
-    def pixels(self) -> int:
-        """Those that the network sees."""
-        return self.resized.width * self.resized.height
-
 
 class _Maps(NamedTuple):
     """The label map and the confidence of one picture, on the device."""
@@ -339,7 +334,8 @@ class Segmenter:
 
     def _classify_group(self, pictures: Sequence[_Picture]) -> list[_Maps]:
         """The maps of pictures of one size; where memory runs out, in smaller parts."""
-        pixels = pictures[0].pixels
+        width, height = pictures[0].resized.size
+        pixels = width * height
         try:
             if len(pictures) == 1 and pixels > self.pixel_budget:
                 return [self._classify_tiled(pictures[0])]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import make_tiny_model
@@ -25,16 +26,20 @@ def run(program: str, *arguments: str) -> str:
     return done.stderr
 
 
+def compared(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The record of a comparison with a small network."""
+    make_tiny_model().save_pretrained(folder / "model")
+    fixed = ("--model", str(folder / "model"), "--threads", "1", "--rounds", "3")
+    run("benchmark.py", *fixed, "--output", str(folder), *arguments)
+    return json.loads((folder / "benchmark.json").read_text())
+
+
 @pytest.mark.slow
 def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
-    make_tiny_model().save_pretrained(tmp_path / "model")
-    run(
-        "benchmark.py",
-        *("--model", str(tmp_path / "model"), "--contenders", "plain", "ours", "--threads", "1"),
-        *("--cases", "1x64x96", "2x33x50", "--rounds", "3", "--stream", "12"),
-        *("--output", str(tmp_path)),
+    found = compared(
+        tmp_path,
+        *("--contenders", "plain", "ours", "--cases", "1x64x96", "2x33x50", "--stream", "12"),
     )
-    found = json.loads((tmp_path / "benchmark.json").read_text())
     cases = [(row["contender"], row["case"]) for row in found["rows"]]
     expected = ["1×64×96", "2×33×50"]
     assert cases == [(name, case) for case in expected for name in ("plain", "ours")]
@@ -56,14 +61,11 @@ def test_contenders_for_inference_are_compared_with_the_plain_network(tmp_path):
 
 @pytest.mark.slow
 def test_the_road_from_uint8_pictures_to_labels_is_compared_too(tmp_path):
-    make_tiny_model().save_pretrained(tmp_path / "model")
-    run(
-        "benchmark.py",
-        *("--model", str(tmp_path / "model"), "--contenders", "plain", "ours", "torchvision"),
-        *("--cases", "2x64x96", "--rounds", "3", "--stream", "0", "--end-to-end"),
-        *("--threads", "1", "--output", str(tmp_path)),
+    found = compared(
+        tmp_path,
+        *("--contenders", "plain", "ours", "torchvision", "--cases", "2x64x96", "--stream", "0"),
+        "--end-to-end",
     )
-    found = json.loads((tmp_path / "benchmark.json").read_text())
     assert found["machine"]["end_to_end"]
     assert [row["contender"] for row in found["rows"]] == ["plain", "ours"]
     assert found["not_measured"] == {"torchvision": "It is not measured end to end."}
